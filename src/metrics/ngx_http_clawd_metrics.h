@@ -1,0 +1,27 @@
+/*
+ * Copyright (C) clawd authors
+ *
+ * Answers a scrape.
+ */
+
+#ifndef _NGX_HTTP_CLAWD_METRICS_H_INCLUDED_
+#define _NGX_HTTP_CLAWD_METRICS_H_INCLUDED_
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_http.h>
+
+#include "ngx_http_clawd_zone.h"
+
+
+/*
+ * Answers GET and HEAD with all metrics, in Prometheus text or, when Accept
+ * prefers it, in OpenMetrics; discards a body.  For use as, and returns what
+ * is due from, a content handler: NGX_HTTP_NOT_ALLOWED for other methods.
+ */
+ngx_int_t ngx_http_clawd_metrics_send(ngx_http_request_t *r,
+    ngx_http_clawd_zone_t *zone);
+
+
+#endif /* _NGX_HTTP_CLAWD_METRICS_H_INCLUDED_ */

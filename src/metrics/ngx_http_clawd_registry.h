@@ -1,0 +1,150 @@
+/*
+ * Copyright (C) clawd authors
+ *
+ * The registry: counters and histograms of all workers in the shared zone.
+ * Adding is lock-free; only the first sight of a model or user takes the
+ * mutex.  Nothing is ever removed, so an index stays good for the life of the
+ * zone, over reloads too.
+ */
+
+#ifndef _NGX_HTTP_CLAWD_REGISTRY_H_INCLUDED_
+#define _NGX_HTTP_CLAWD_REGISTRY_H_INCLUDED_
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+
+#include "ngx_http_clawd_zone.h"
+#include "ngx_http_clawd_error.h"
+
+
+#define NGX_HTTP_CLAWD_MODELS     65     /* with "other" at 0 */
+#define NGX_HTTP_CLAWD_USERS      129    /* with "other" at 0 */
+
+#define NGX_HTTP_CLAWD_OTHER      0
+
+#define NGX_HTTP_CLAWD_LABEL_LEN  128
+#define NGX_HTTP_CLAWD_ID_LEN     40     /* of a request id in an exemplar */
+
+#define NGX_HTTP_CLAWD_ABSENT     (-1)   /* of a sample's int64_t fields */
+
+
+/* error_type of clawdbot_model_error_total */
+
+typedef enum {
+    NGX_HTTP_CLAWD_FAIL_NONE = 0,
+    NGX_HTTP_CLAWD_FAIL_TIMEOUT,
+    NGX_HTTP_CLAWD_FAIL_CONNECT,
+    NGX_HTTP_CLAWD_FAIL_UPSTREAM_4XX,
+    NGX_HTTP_CLAWD_FAIL_UPSTREAM_5XX,
+    NGX_HTTP_CLAWD_FAIL_RESET,
+    NGX_HTTP_CLAWD_FAIL_INCOMPLETE,
+    NGX_HTTP_CLAWD_FAIL_CLIENT_ABORT,
+    NGX_HTTP_CLAWD_FAIL_INVALID_RESPONSE,
+    NGX_HTTP_CLAWD_FAIL_MAX
+} ngx_http_clawd_fail_e;
+
+
+/* source of clawdbot_usage_source_total */
+
+typedef enum {
+    NGX_HTTP_CLAWD_SOURCE_NONE = 0,      /* there was nothing to count */
+    NGX_HTTP_CLAWD_SOURCE_UPSTREAM,
+    NGX_HTTP_CLAWD_SOURCE_COUNTED,
+    NGX_HTTP_CLAWD_SOURCE_ESTIMATED,
+    NGX_HTTP_CLAWD_SOURCE_MAX
+} ngx_http_clawd_source_e;
+
+
+/*
+ * What one request was, told once, when it is settled.  Times are in
+ * microseconds, NGX_HTTP_CLAWD_ABSENT where there was no such thing: a request
+ * that did not go upstream has none at all.
+ */
+
+typedef struct {
+    ngx_uint_t               model;         /* index, by _model_find() */
+    ngx_uint_t               user;          /* index, by _user() */
+    ngx_uint_t               status;        /* as logged */
+    ngx_http_clawd_fail_e    fail;
+    ngx_http_clawd_source_e  source;
+
+    int64_t                  duration;      /* whole request */
+    int64_t                  upstream;      /* sent to last byte */
+    int64_t                  connect;       /* to the upstream */
+    int64_t                  first_token;   /* request's start to the first
+                                               output token */
+    int64_t                  generation;    /* first to last output token; of
+                                               streams only */
+
+    int64_t                  prompt_tokens;
+    int64_t                  completion_tokens;
+
+    ngx_str_t                id;            /* the request's; empty or longer
+                                               than ID_LEN: no exemplar */
+    uint64_t                 now;           /* milliseconds since the epoch */
+} ngx_http_clawd_sample_t;
+
+
+/* for the list of areas of ngx_http_clawd_zone_add(): it must come first */
+
+extern ngx_http_clawd_area_t  ngx_http_clawd_registry_area;
+
+
+/*
+ * In all functions below, zone is the view of a zone whose first area is
+ * ngx_http_clawd_registry_area.  Any process may call them at any time after
+ * the zone was made; none of them can fail.
+ */
+
+
+/*
+ * The index of a model by its label (the canonical name), or
+ * NGX_HTTP_CLAWD_OTHER when it is not known.  Lock-free.
+ */
+ngx_uint_t ngx_http_clawd_model_find(ngx_http_clawd_zone_t *zone,
+    ngx_str_t *label);
+
+/*
+ * Makes a model known and returns its index; of a known one just the index.
+ * To be called only when a provider declares it or a 2xx answered for it.
+ * NGX_HTTP_CLAWD_OTHER when the table or the zone is full, which is counted in
+ * clawdbot_series_dropped_total, or when the label is no good: empty, longer
+ * than NGX_HTTP_CLAWD_LABEL_LEN, not UTF-8, or with control characters.
+ */
+ngx_uint_t ngx_http_clawd_model_learn(ngx_http_clawd_zone_t *zone,
+    ngx_str_t *label);
+
+/*
+ * The index of an accepted user, who becomes known at once if there is room;
+ * else as ngx_http_clawd_model_learn().
+ */
+ngx_uint_t ngx_http_clawd_user(ngx_http_clawd_zone_t *zone, ngx_str_t *name);
+
+/*
+ * Counts one request of an accepted user for a permitted model, once, when it
+ * is settled: model and user requests, errors, tokens, the source of the usage,
+ * and those of the histograms whose times are there.  The time per output
+ * token is made of generation and completion_tokens (two at least), output
+ * tokens per second of upstream and completion_tokens.
+ */
+void ngx_http_clawd_count_request(ngx_http_clawd_zone_t *zone,
+    ngx_http_clawd_sample_t *sample);
+
+/*
+ * Counts a request refused for want of a user or a permitted model.  why is
+ * NGX_HTTP_CLAWD_ERR_NONE when one of NGINX's own modules refused it.
+ */
+void ngx_http_clawd_count_reject(ngx_http_clawd_zone_t *zone,
+    ngx_http_clawd_error_e why);
+
+/*
+ * Moves the number of requests in flight of a model: +1 when a request goes
+ * on, -1 with the very same index when it is settled, even if the model became
+ * known meanwhile.  What a killed worker had in flight goes with it.
+ */
+void ngx_http_clawd_count_in_flight(ngx_http_clawd_zone_t *zone,
+    ngx_uint_t model, ngx_int_t n);
+
+
+#endif /* _NGX_HTTP_CLAWD_REGISTRY_H_INCLUDED_ */
