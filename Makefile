@@ -1,0 +1,160 @@
+# clawd: see `make help`.  Everything that is built lands in build/.
+
+SHELL = /bin/bash
+
+NGINX ?= /usr/sbin/nginx
+JOBS ?= 2
+FUZZ_SECONDS ?= 30
+DESTDIR ?=
+MODULES_DIR ?= /usr/lib/nginx/modules
+CONF_DIR ?= /etc/nginx
+T ?= t
+
+MODULE = build/dynamic/ngx_http_clawd_module.so
+PROVE = prove -j$(JOBS) -It/lib
+
+NGX_SRC = /usr/share/nginx/src/src
+INCS = -Ibuild/dynamic -Isrc $(addprefix -I,$(wildcard src/*/)) \
+       -isystem $(NGX_SRC)/core -isystem $(NGX_SRC)/event \
+       -isystem $(NGX_SRC)/event/modules -isystem $(NGX_SRC)/os/unix
+HDRS = $(wildcard src/*.h src/*/*.h t/unit/*.h fuzz/*.h)
+STRICT = -std=gnu11 -Wall -Wextra -Wno-unused-parameter -Werror
+
+SANITIZE = -g -O1 -fno-omit-frame-pointer -fsanitize=address,undefined \
+           -fno-sanitize-recover=all
+
+# The pure files: they need NGINX's headers, and nothing of it at link time.
+PURE = $(wildcard src/wire/*.c)
+
+UNIT_BIN = $(patsubst t/unit/%.c,build/unit/%,$(wildcard t/unit/test_*.c))
+UNIT_OBJ = $(patsubst src/%.c,build/unit/obj/%.o,$(PURE))
+FUZZ_BIN = $(patsubst fuzz/%.c,build/fuzz/%,$(wildcard fuzz/*.c))
+FUZZ_OBJ = $(patsubst src/%.c,build/fuzz/obj/%.o,$(PURE))
+
+.DEFAULT_GOAL = build
+.SECONDARY: $(UNIT_OBJ) $(FUZZ_OBJ)
+
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / \
+	    { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo "  T=FILE... picks Test::Nginx files for quick, asan and test-1.26"
+
+
+.PHONY: build
+build: deps-build ## the dynamic module for the packaged NGINX
+	@tools/build.sh dynamic
+	@echo "built $(MODULE)"
+
+
+.PHONY: run
+run: build ## the example configuration in front of a real model
+	@tools/run.sh
+
+
+.PHONY: check
+check: deps-check ## compilers, linters, style, and the README against the code
+	@tools/check.sh
+
+
+.PHONY: test
+test: ## every suite, with its time and count (at most 30 minutes)
+	@tools/test-all.sh
+
+
+.PHONY: quick
+quick: unit t ## the units and t/ on the packaged NGINX (at most 3 minutes)
+
+
+.PHONY: unit
+unit: deps-test ## the cmocka units, under ASAN and UBSAN
+	@tools/build.sh dynamic
+	@$(MAKE) -s -j$(JOBS) unit-build
+	@tools/unit.sh $(UNIT_BIN)
+
+.PHONY: unit-build
+unit-build: $(UNIT_BIN)
+
+build/unit/obj/%.o: src/%.c $(HDRS)
+	@mkdir -p $(@D)
+	$(CC) $(STRICT) $(SANITIZE) $(INCS) -c -o $@ $<
+
+build/unit/test_%: t/unit/test_%.c $(UNIT_OBJ) $(HDRS)
+	@mkdir -p $(@D)
+	$(CC) $(STRICT) $(SANITIZE) $(INCS) -It/unit -o $@ $< $(UNIT_OBJ) \
+	    -lcmocka -lcrypto -lz
+
+
+.PHONY: t
+t: deps-test ## t/ on the packaged NGINX, dynamic module
+	@tools/build.sh dynamic
+	@TEST_NGINX_BINARY=$(NGINX) TEST_NGINX_LOAD_MODULES=$(CURDIR)/$(MODULE) \
+	    $(PROVE) $(T)
+
+
+.PHONY: asan
+asan: deps-source deps-test ## t/ on an NGINX under ASAN and UBSAN
+	@tools/build.sh asan
+	@TEST_NGINX_BINARY=$(CURDIR)/build/asan/nginx $(PROVE) $(T)
+
+
+.PHONY: static
+static: deps-source deps-test ## t/ on an NGINX with the module linked in
+	@tools/build.sh static
+	@TEST_NGINX_BINARY=$(CURDIR)/build/static/nginx $(PROVE) $(T)
+
+
+.PHONY: test-1.26
+test-1.26: deps-source deps-test ## t/ on NGINX 1.26.3 of Debian 13
+	@tools/build.sh 1.26
+	@TEST_NGINX_BINARY=$(CURDIR)/build/1.26/nginx \
+	    TEST_NGINX_LOAD_MODULES=$(CURDIR)/build/1.26/ngx_http_clawd_module.so \
+	    $(PROVE) $(T)
+
+
+.PHONY: fuzz
+fuzz: deps-fuzz ## each fuzz target for FUZZ_SECONDS (30)
+	@tools/build.sh dynamic
+	@$(MAKE) -s -j$(JOBS) fuzz-build
+	@tools/fuzz.sh $(FUZZ_SECONDS) $(FUZZ_BIN)
+
+.PHONY: fuzz-build
+fuzz-build: $(FUZZ_BIN)
+
+build/fuzz/obj/%.o: src/%.c $(HDRS)
+	@mkdir -p $(@D)
+	clang $(STRICT) $(SANITIZE) -fsanitize=fuzzer-no-link $(INCS) -c -o $@ $<
+
+build/fuzz/%: fuzz/%.c $(FUZZ_OBJ) $(HDRS)
+	@mkdir -p $(@D)
+	clang $(STRICT) $(SANITIZE) -fsanitize=fuzzer $(INCS) -Ifuzz -o $@ $< \
+	    $(FUZZ_OBJ) -lcrypto -lz
+
+
+.PHONY: e2e
+e2e: build ## real clients against real models
+	@t/e2e/run.sh
+
+
+.PHONY: bench
+bench: build ## clawd_pass against plain proxy_pass on this machine
+	@bench/run
+
+
+.PHONY: install
+install: build ## the module and its include files into the packaged NGINX
+	install -D -m 644 $(MODULE) \
+	    $(DESTDIR)$(MODULES_DIR)/ngx_http_clawd_module.so
+	install -D -m 644 -t $(DESTDIR)$(CONF_DIR) clawd_proxy.conf clawd_log.conf
+
+
+.PHONY: clean
+clean: ## removes build/ and what tests left behind
+	rm -rf build t/servroot t/servroot_*
+
+
+.PHONY: deps-build deps-test deps-check deps-fuzz deps-source
+deps-build deps-test deps-check deps-fuzz deps-source:
+	@tools/deps.sh $(@:deps-%=%)

@@ -1,0 +1,33 @@
+#!/bin/sh
+#
+# Installs by name what a task needs, on Debian, and says what it installs;
+# silent and quick when everything is there.
+#
+#     tools/deps.sh build|test|check|fuzz|source ...
+
+set -eu
+
+. "$(dirname "$0")/common.sh"
+
+build="nginx nginx-dev gcc make libc6-dev libssl-dev zlib1g-dev libpcre2-dev"
+unit="libcmocka-dev"
+test="perl libtest-base-perl curl"
+check="clang clang-tidy clang-format cppcheck python3 git"
+fuzz="clang"
+source="debian-archive-keyring clang"
+
+packages=
+for group in "$@"; do
+    case $group in
+        build)  packages="$packages $build" ;;
+        test)   packages="$packages $build $unit $test" ;;
+        check)  packages="$packages $build $check" ;;
+        fuzz)   packages="$packages $build $fuzz" ;;
+        source) packages="$packages $build $source" ;;
+        *)      die "unknown group $group" ;;
+    esac
+done
+
+# The packages are words of a list.
+# shellcheck disable=SC2086
+need_debs $packages
