@@ -154,7 +154,7 @@ write_conf()
     tmp=$(mktemp -d "${TMPDIR:-/tmp}/clawd.XXXXXX")
     chmod 711 "$tmp"
 
-    sed -e "s|modules/ngx_http|../../ngx_http|" \
+    sed -e "s|modules/ngx_http|../../dynamic/ngx_http|" \
         -e "s|/run/nginx.pid|nginx.pid|" \
         -e "s|/var/log/nginx/||" \
         -e "s|127.0.0.1:11434|$upstream|" \
@@ -222,7 +222,7 @@ check_port CLAWDBOT_METRICS_PORT "$metrics_port"
 [ "$port" != "$metrics_port" ] \
     || die "CLAWD_PORT and CLAWDBOT_METRICS_PORT are the same port, $port"
 
-need_debs nginx nginx-dev gcc make curl python3
+need_debs nginx curl make python3
 
 say "building the module"
 make --no-print-directory -C "$root" build >&2 \
