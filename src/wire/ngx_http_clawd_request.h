@@ -1,0 +1,124 @@
+/*
+ * Copyright (C) clawd authors
+ *
+ * Reads the JSON body of a request and says what must change in it.  The body
+ * is edited textually and never re-encoded, so that number precision, key
+ * order and escapes of everything else stay as they came.
+ */
+
+#ifndef _NGX_HTTP_CLAWD_REQUEST_H_INCLUDED_
+#define _NGX_HTTP_CLAWD_REQUEST_H_INCLUDED_
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+
+#include "ngx_http_clawd_api.h"
+#include "ngx_http_clawd_json.h"
+#include "ngx_http_clawd_model.h"
+#include "ngx_http_clawd_error.h"
+
+
+#define NGX_HTTP_CLAWD_REQUEST_EDITS   24
+#define NGX_HTTP_CLAWD_REQUEST_FIELDS  28
+
+
+/* replace start .. end of the body by text; start == end inserts */
+
+typedef struct {
+    off_t                    start;
+    off_t                    end;
+    ngx_str_t                text;
+} ngx_http_clawd_edit_t;
+
+
+/* a value that is judged when the body is whole; offsets into the body */
+
+typedef struct {
+    off_t                    start;
+    off_t                    end;
+    int64_t                  count;        /* of a number; -1: no plain one */
+    ngx_http_clawd_json_type_e  type;
+    unsigned                 seen:1;
+    unsigned                 empty:1;      /* an object without members */
+} ngx_http_clawd_request_field_t;
+
+
+typedef struct {
+    /* set by the caller */
+
+    ngx_http_clawd_format_e  format;
+    int64_t                  max_tokens;   /* cap on the output; 0 = none */
+    unsigned                 native:1;     /* an /api/ endpoint */
+    unsigned                 admin:1;      /* may keep keep_alive, options… */
+
+    /* facts */
+
+    ngx_http_clawd_model_t   model;
+    unsigned                 stream:1;       /* "stream":true */
+    unsigned                 asked_usage:1;  /* include_usage was true */
+    unsigned                 added_usage:1;  /* an edit asks for it */
+
+    /* why the body was refused */
+
+    ngx_http_clawd_error_e   error;
+    ngx_str_t                param;        /* static text: the key at fault */
+
+    /* what must change: sorted, not overlapping */
+
+    ngx_uint_t               nedits;
+    ngx_http_clawd_edit_t    edits[NGX_HTTP_CLAWD_REQUEST_EDITS];
+
+    /* private */
+
+    ngx_http_clawd_request_field_t
+                             fields[NGX_HTTP_CLAWD_REQUEST_FIELDS];
+    ngx_uint_t               peek;         /* field of an object whose first
+                                              byte is not yet known, or 0 */
+    unsigned                 begun:1;      /* a byte that is not white space */
+    unsigned                 object:1;     /* the root is an object */
+    unsigned                 done:1;       /* the root has ended */
+    unsigned                 web_search:1; /* a tool of the upstream's own */
+    unsigned                 bad_model:1;  /* longer or other than a text */
+
+    size_t                   name_len;
+    u_char                   name[NGX_HTTP_CLAWD_JSON_TEXT + 2];
+    u_char                   number[NGX_INT64_LEN + 1];
+    u_char                   insert[64];
+
+    ngx_http_clawd_json_t    js;
+} ngx_http_clawd_request_t;
+
+
+/* Prepares the reading of one body; format, max_tokens, native, admin are set. */
+void ngx_http_clawd_request_init(ngx_http_clawd_request_t *rq);
+
+/*
+ * Reads the next bytes of the body.  NGX_OK, or NGX_ERROR with rq->error set:
+ * stop then.
+ */
+ngx_int_t ngx_http_clawd_request_read(ngx_http_clawd_request_t *rq, u_char *p,
+    u_char *last);
+
+/*
+ * The body is whole: judges it and makes the edits.  NGX_OK, or NGX_ERROR with
+ * rq->error set.  Texts of the edits and the model's name live in rq, which
+ * must not be moved, or are static.
+ */
+ngx_int_t ngx_http_clawd_request_end(ngx_http_clawd_request_t *rq);
+
+/* The length of the edited body of a body of len bytes. */
+off_t ngx_http_clawd_request_length(ngx_http_clawd_request_t *rq, off_t len);
+
+/*
+ * Copies the edited form of body bytes [offset, offset + (last - src)) to dst
+ * and returns its end.  Called piece by piece in order, *edit starting at 0;
+ * an edit is applied by the piece that holds its start (an insertion at the
+ * very end by the last piece).  dst holds at least last - src bytes plus the
+ * length of all edit texts.
+ */
+u_char *ngx_http_clawd_request_copy(ngx_http_clawd_request_t *rq, u_char *dst,
+    u_char *src, u_char *last, off_t offset, ngx_uint_t *edit);
+
+
+#endif /* _NGX_HTTP_CLAWD_REQUEST_H_INCLUDED_ */
