@@ -16,6 +16,7 @@
 
 #include "ngx_http_clawd_zone.h"
 #include "ngx_http_clawd_error.h"
+#include "ngx_http_clawd_histogram.h"
 
 
 #define NGX_HTTP_CLAWD_MODELS     65     /* with "other" at 0 */
@@ -23,8 +24,9 @@
 
 #define NGX_HTTP_CLAWD_OTHER      0
 
+#define NGX_HTTP_CLAWD_CLASSES    6      /* 1xx to 5xx; at 0 what is none */
+
 #define NGX_HTTP_CLAWD_LABEL_LEN  128
-#define NGX_HTTP_CLAWD_ID_LEN     40     /* of a request id in an exemplar */
 
 #define NGX_HTTP_CLAWD_ABSENT     (-1)   /* of a sample's int64_t fields */
 
@@ -86,6 +88,74 @@ typedef struct {
 } ngx_http_clawd_sample_t;
 
 
+/* the start of each series in shared memory; written once, before it shows */
+
+typedef struct {
+    size_t                   len;
+    u_char                   name[NGX_HTTP_CLAWD_LABEL_LEN];
+} ngx_http_clawd_series_t;
+
+
+/* The table only grows, under the mutex, and is read without. */
+
+typedef struct {
+    ngx_atomic_t             count;         /* with "other" at 0 */
+    uint32_t                 hash[NGX_HTTP_CLAWD_USERS];
+    ngx_http_clawd_series_t *series[NGX_HTTP_CLAWD_USERS];
+} ngx_http_clawd_table_t;
+
+
+/* the histograms of a model */
+
+typedef enum {
+    NGX_HTTP_CLAWD_HIST_DURATION = 0,       /* by class of status: 1xx… */
+    NGX_HTTP_CLAWD_HIST_UPSTREAM = NGX_HTTP_CLAWD_CLASSES,
+    NGX_HTTP_CLAWD_HIST_CONNECT,
+    NGX_HTTP_CLAWD_HIST_FIRST_TOKEN,
+    NGX_HTTP_CLAWD_HIST_PER_TOKEN,
+    NGX_HTTP_CLAWD_HIST_RATE,
+    NGX_HTTP_CLAWD_HIST_MAX
+} ngx_http_clawd_hist_e;
+
+
+typedef struct {
+    ngx_http_clawd_series_t  series;
+    u_char                   pad[64];       /* names apart from counters */
+
+    ngx_atomic_t             requests;
+    ngx_atomic_t             prompt_tokens;
+    ngx_atomic_t             completion_tokens;
+    ngx_atomic_t             fails[NGX_HTTP_CLAWD_FAIL_MAX];
+
+    ngx_http_clawd_histogram_t  hists[NGX_HTTP_CLAWD_HIST_MAX];
+} ngx_http_clawd_model_series_t;
+
+
+typedef struct {
+    ngx_http_clawd_series_t  series;
+    u_char                   pad[64];
+
+    ngx_atomic_t             requests;
+    ngx_atomic_t             prompt_tokens;
+    ngx_atomic_t             completion_tokens;
+} ngx_http_clawd_user_series_t;
+
+
+/* the area's shared part; its part in a process block is an array of
+   ngx_atomic_t, the requests in flight by model */
+
+typedef struct {
+    ngx_http_clawd_table_t   models;
+    ngx_http_clawd_table_t   users;
+
+    u_char                   pad[64];
+
+    ngx_atomic_t             sources[NGX_HTTP_CLAWD_SOURCE_MAX];
+    ngx_atomic_t             rejects[NGX_HTTP_CLAWD_ERR_MAX];
+    ngx_atomic_t             dropped;
+} ngx_http_clawd_registry_t;
+
+
 /* for the list of areas of ngx_http_clawd_zone_add(): it must come first */
 
 extern ngx_http_clawd_area_t  ngx_http_clawd_registry_area;
@@ -145,6 +215,19 @@ void ngx_http_clawd_count_reject(ngx_http_clawd_zone_t *zone,
  */
 void ngx_http_clawd_count_in_flight(ngx_http_clawd_zone_t *zone,
     ngx_uint_t model, ngx_int_t n);
+
+/*
+ * For the exposition: the shared part; the number of entries of a table that
+ * can be read; a model's requests in flight.
+ */
+ngx_http_clawd_registry_t *ngx_http_clawd_registry(
+    ngx_http_clawd_zone_t *zone);
+ngx_uint_t ngx_http_clawd_registry_count(ngx_http_clawd_table_t *table);
+uint64_t ngx_http_clawd_registry_in_flight(ngx_http_clawd_zone_t *zone,
+    ngx_uint_t model);
+
+/* The scale of a histogram of a model. */
+ngx_http_clawd_scale_e ngx_http_clawd_registry_scale(ngx_uint_t hist);
 
 
 #endif /* _NGX_HTTP_CLAWD_REGISTRY_H_INCLUDED_ */

@@ -86,10 +86,11 @@ ngx_int_t ngx_http_clawd_zone_claim(ngx_shm_zone_t *shm_zone, ngx_log_t *log);
 /* Gives the block back; to be called from exit_process.  Cannot fail. */
 void ngx_http_clawd_zone_release(ngx_shm_zone_t *shm_zone);
 
-/* The shared part of the area at place i of the list. */
+/*
+ * The shared part of the area at place i of the list, and its part in a
+ * process block.
+ */
 void *ngx_http_clawd_zone_area(ngx_http_clawd_zone_t *zone, ngx_uint_t i);
-
-/* The part of area i in a process block. */
 void *ngx_http_clawd_zone_part(ngx_http_clawd_zone_t *zone,
     ngx_http_clawd_proc_t *proc, ngx_uint_t i);
 
