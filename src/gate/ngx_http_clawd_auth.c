@@ -1,0 +1,266 @@
+/*
+ * Copyright (C) clawd authors
+ */
+
+#include "ngx_http_clawd_gate.h"
+
+
+static const ngx_http_clawd_token_t *ngx_http_clawd_auth_find(
+    ngx_http_request_t *r, u_char *digest);
+static ngx_int_t ngx_http_clawd_auth_preflight(ngx_http_request_t *r,
+    ngx_http_clawd_ctx_t *ctx);
+static ngx_int_t ngx_http_clawd_auth_arg(ngx_http_request_t *r,
+    ngx_http_clawd_ctx_t *ctx);
+static void ngx_http_clawd_redact(ngx_str_t *s);
+static u_char *ngx_http_clawd_redact_find(u_char *p, u_char *last);
+
+
+ngx_int_t
+ngx_http_clawd_auth(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx)
+{
+    ngx_int_t                   rc;
+    ngx_http_clawd_loc_conf_t  *clcf;
+
+    clcf = ngx_http_get_module_loc_conf(r, ngx_http_clawd_module);
+
+    if (r->method == NGX_HTTP_OPTIONS && clcf->cors && ctx->origin.len) {
+        return ngx_http_clawd_auth_preflight(r, ctx);
+    }
+
+    ctx->token = NULL;
+
+    if (clcf->auth == NGX_HTTP_CLAWD_AUTH_OFF) {
+        return NGX_OK;
+    }
+
+    if (clcf->auth == NGX_HTTP_CLAWD_AUTH_TOKEN_ARG
+        && ctx->cred == NGX_HTTP_CLAWD_CRED_NONE)
+    {
+        rc = ngx_http_clawd_auth_arg(r, ctx);
+        if (rc != NGX_OK) {
+            return rc;
+        }
+    }
+
+    if (ctx->cred == NGX_HTTP_CLAWD_CRED_NONE) {
+        return ngx_http_clawd_refuse(r, ctx, NGX_HTTP_CLAWD_ERR_NO_TOKEN,
+                                     NULL);
+    }
+
+    if (ctx->cred == NGX_HTTP_CLAWD_CRED_DIGEST) {
+        ctx->token = ngx_http_clawd_auth_find(r, ctx->digest);
+    }
+
+    if (ctx->token == NULL) {
+        return ngx_http_clawd_refuse(r, ctx, NGX_HTTP_CLAWD_ERR_BAD_TOKEN,
+                                     NULL);
+    }
+
+    return NGX_OK;
+}
+
+
+/*
+ * A search by digest leaks nothing of use: nobody can steer a digest.  The
+ * last comparison is in constant time all the same.
+ */
+
+static const ngx_http_clawd_token_t *
+ngx_http_clawd_auth_find(ngx_http_request_t *r, u_char *digest)
+{
+    ngx_int_t                    rc;
+    ngx_uint_t                   lo, hi, mid;
+    ngx_http_clawd_token_t      *t;
+    ngx_http_clawd_main_conf_t  *cmcf;
+
+    cmcf = ngx_http_get_module_main_conf(r, ngx_http_clawd_module);
+
+    t = cmcf->tokens.elts;
+    lo = 0;
+    hi = cmcf->tokens.nelts;
+
+    while (lo < hi) {
+        mid = (lo + hi) / 2;
+
+        rc = ngx_memcmp(digest, t[mid].digest, NGX_HTTP_CLAWD_DIGEST_LEN);
+
+        if (rc > 0) {
+            lo = mid + 1;
+
+        } else {
+            hi = mid;
+        }
+    }
+
+    if (lo < cmcf->tokens.nelts
+        && ngx_http_clawd_digest_equal(digest, t[lo].digest))
+    {
+        return &t[lo];
+    }
+
+    return NULL;
+}
+
+
+static ngx_int_t
+ngx_http_clawd_auth_preflight(ngx_http_request_t *r,
+    ngx_http_clawd_ctx_t *ctx)
+{
+    if (!ngx_http_clawd_cors_allowed(r, ctx)) {
+        return ngx_http_clawd_refuse(r, ctx, NGX_HTTP_CLAWD_ERR_ORIGIN, NULL);
+    }
+
+    ctx->preflight = 1;
+
+    return NGX_HTTP_NO_CONTENT;
+}
+
+
+ngx_uint_t
+ngx_http_clawd_cors_allowed(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx)
+{
+    ngx_str_t                  *origin;
+    ngx_uint_t                  i;
+    ngx_http_clawd_loc_conf_t  *clcf;
+
+    clcf = ngx_http_get_module_loc_conf(r, ngx_http_clawd_module);
+
+    if (clcf->cors == NULL || ctx->origin.len == 0) {
+        return 0;
+    }
+
+    origin = clcf->cors->elts;
+
+    for (i = 0; i < clcf->cors->nelts; i++) {
+
+        if (origin[i].data[0] == '*'
+            || (origin[i].len == ctx->origin.len
+                && ngx_strncasecmp(origin[i].data, ctx->origin.data,
+                                   ctx->origin.len)
+                   == 0))
+        {
+            return 1;
+        }
+    }
+
+    return 0;
+}
+
+
+static ngx_int_t
+ngx_http_clawd_auth_arg(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx)
+{
+    if (ctx->arg.data == NULL) {
+        return NGX_OK;
+    }
+
+    ctx->cred = NGX_HTTP_CLAWD_CRED_BAD;
+
+    if (ngx_http_clawd_token_valid(ctx->arg.data, ctx->arg.len) != NGX_OK) {
+        return NGX_OK;
+    }
+
+    if (ngx_http_clawd_digest(ctx->digest, ctx->arg.data, ctx->arg.len)
+        != NGX_OK)
+    {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    ctx->cred = NGX_HTTP_CLAWD_CRED_DIGEST;
+
+    ngx_explicit_memzero(ctx->arg.data, ctx->arg.len);
+
+    return NGX_OK;
+}
+
+
+ngx_int_t
+ngx_http_clawd_redact_handler(ngx_http_request_t *r)
+{
+    u_char                     *p, *last, *end, *dst;
+    ngx_http_clawd_ctx_t       *ctx;
+    ngx_http_clawd_srv_conf_t  *cscf;
+
+    cscf = ngx_http_get_module_srv_conf(r, ngx_http_clawd_module);
+
+    if (!cscf->token_arg || r != r->main || r->args.len == 0) {
+        return NGX_DECLINED;
+    }
+
+    last = r->args.data + r->args.len;
+
+    p = ngx_http_clawd_redact_find(r->args.data, last);
+    if (p == NULL) {
+        return NGX_DECLINED;
+    }
+
+    ctx = ngx_http_clawd_obtain_ctx(r);
+    if (ctx == NULL) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    if (ctx->arg.data == NULL) {
+
+        for (end = p; end < last && *end != '&'; end++) { /* void */ }
+
+        ctx->arg.data = ngx_pnalloc(r->pool, end - p + 1);
+        if (ctx->arg.data == NULL) {
+            return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        }
+
+        dst = ctx->arg.data;
+        ngx_unescape_uri(&dst, &p, end - p, 0);
+
+        /* a second one makes it ambiguous */
+
+        if (ngx_http_clawd_redact_find(end, last) == NULL) {
+            ctx->arg.len = dst - ctx->arg.data;
+        }
+    }
+
+    ngx_http_clawd_redact(&r->args);
+    ngx_http_clawd_redact(&r->unparsed_uri);
+    ngx_http_clawd_redact(&r->request_line);
+
+    return NGX_DECLINED;
+}
+
+
+/* blanks each value in place: the length of what is logged stays */
+
+static void
+ngx_http_clawd_redact(ngx_str_t *s)
+{
+    u_char  *p, *last;
+
+    last = s->data + s->len;
+
+    for (p = ngx_http_clawd_redact_find(s->data, last);
+         p;
+         p = ngx_http_clawd_redact_find(p, last))
+    {
+        while (p < last && *p != '&' && *p != ' ' && *p != '#') {
+            *p++ = '*';
+        }
+    }
+}
+
+
+/* the value of the next argument "token", or NULL */
+
+static u_char *
+ngx_http_clawd_redact_find(u_char *p, u_char *last)
+{
+    u_char  *start;
+
+    for (start = p; last - p >= 6; p++) {
+
+        if (ngx_strncasecmp(p, (u_char *) "token=", 6) == 0
+            && (p == start || p[-1] == '?' || p[-1] == '&'))
+        {
+            return p + 6;
+        }
+    }
+
+    return NULL;
+}

@@ -1,0 +1,203 @@
+/*
+ * Copyright (C) clawd authors
+ */
+
+#include "ngx_http_clawd_gate.h"
+#include "ngx_http_clawd_observe.h"
+
+
+static ngx_int_t ngx_http_clawd_gate_endpoint(ngx_http_request_t *r,
+    ngx_http_clawd_ctx_t *ctx);
+static ngx_int_t ngx_http_clawd_gate_go(ngx_http_request_t *r,
+    ngx_http_clawd_ctx_t *ctx);
+static ngx_uint_t ngx_http_clawd_gate_method(ngx_http_request_t *r);
+static ngx_int_t ngx_http_clawd_gate_path(ngx_http_request_t *r);
+
+
+/* in the order of ngx_http_clawd_state_e */
+
+static ngx_http_clawd_state_pt  ngx_http_clawd_states[] = {
+    ngx_http_clawd_auth,
+    ngx_http_clawd_gate_endpoint,
+    ngx_http_clawd_body,
+    ngx_http_clawd_body_model,
+    ngx_http_clawd_gate_go
+};
+
+
+ngx_int_t
+ngx_http_clawd_gate_handler(ngx_http_request_t *r)
+{
+    ngx_int_t                   rc;
+    ngx_http_clawd_ctx_t       *ctx;
+    ngx_http_clawd_loc_conf_t  *clcf;
+
+    clcf = ngx_http_get_module_loc_conf(r, ngx_http_clawd_module);
+
+    /* subrequests are their main request's business */
+
+    if (!clcf->enable || r != r->main) {
+        return NGX_DECLINED;
+    }
+
+    ctx = ngx_http_get_module_ctx(r, ngx_http_clawd_module);
+
+    if (ctx == NULL) {
+        ctx = ngx_http_clawd_obtain_ctx(r);
+        if (ctx == NULL) {
+            return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        }
+
+        /* a first or another location: it judges for itself */
+
+        ngx_http_set_ctx(r, ctx, ngx_http_clawd_module);
+
+        ctx->state = NGX_HTTP_CLAWD_STATE_AUTH;
+        ctx->error = NGX_HTTP_CLAWD_ERR_NONE;
+        ctx->family = ngx_http_clawd_api_family(&r->uri);
+        ctx->stream = NULL;
+        ctx->reword = NULL;
+        ctx->preflight = 0;
+    }
+
+    ctx->gated = 1;
+
+    while (ctx->state < NGX_HTTP_CLAWD_STATE_PASSED) {
+
+        ngx_log_debug1(NGX_LOG_DEBUG_HTTP, r->connection->log, 0,
+                       "clawd gate state: %d", ctx->state);
+
+        rc = ngx_http_clawd_states[ctx->state](r, ctx);
+
+        if (rc != NGX_OK) {
+            return rc;
+        }
+
+        ctx->state++;
+    }
+
+    return NGX_DECLINED;
+}
+
+
+ngx_int_t
+ngx_http_clawd_refuse(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx,
+    ngx_http_clawd_error_e error, const char *param)
+{
+    const ngx_http_clawd_error_def_t  *def;
+
+    def = ngx_http_clawd_error_def(error);
+
+    ctx->error = error;
+
+    if (param) {
+        ctx->param.data = (u_char *) param;
+        ctx->param.len = ngx_strlen(param);
+
+    } else {
+        ngx_str_null(&ctx->param);
+    }
+
+    ngx_log_error(NGX_LOG_INFO, r->connection->log, 0,
+                  "clawd refused a request: %V %V", &def->reason,
+                  &ctx->param);
+
+    return def->status;
+}
+
+
+static ngx_int_t
+ngx_http_clawd_gate_endpoint(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx)
+{
+    const ngx_http_clawd_api_t  *api;
+
+    if (ngx_http_clawd_gate_path(r) != NGX_OK) {
+        return ngx_http_clawd_refuse(r, ctx, NGX_HTTP_CLAWD_ERR_PATH, NULL);
+    }
+
+    api = ngx_http_clawd_api_find(&r->uri);
+    ctx->api = api;
+
+    if (api == NULL) {
+        return ngx_http_clawd_refuse(r, ctx, NGX_HTTP_CLAWD_ERR_NOT_FOUND,
+                                     NULL);
+    }
+
+    if (!(api->methods & ngx_http_clawd_gate_method(r))) {
+        return ngx_http_clawd_refuse(r, ctx, NGX_HTTP_CLAWD_ERR_METHOD, NULL);
+    }
+
+    if (api->class == NGX_HTTP_CLAWD_CLASS_ADMIN
+        && (ctx->token == NULL || !ctx->token->admin))
+    {
+        ngx_log_error(NGX_LOG_WARN, r->connection->log, 0,
+                      "clawd: admin endpoint \"%V\" was asked for without the "
+                      "admin role", &api->uri);
+
+        return ngx_http_clawd_refuse(r, ctx, NGX_HTTP_CLAWD_ERR_ENDPOINT,
+                                     NULL);
+    }
+
+    if (ctx->encoded && api->class == NGX_HTTP_CLAWD_CLASS_INFER) {
+        return ngx_http_clawd_refuse(r, ctx, NGX_HTTP_CLAWD_ERR_ENCODING,
+                                     NULL);
+    }
+
+    return NGX_OK;
+}
+
+
+static ngx_uint_t
+ngx_http_clawd_gate_method(ngx_http_request_t *r)
+{
+    switch (r->method) {
+
+    case NGX_HTTP_GET:
+        return NGX_HTTP_CLAWD_API_GET;
+
+    case NGX_HTTP_HEAD:
+        return NGX_HTTP_CLAWD_API_HEAD;
+
+    case NGX_HTTP_POST:
+        return NGX_HTTP_CLAWD_API_POST;
+
+    case NGX_HTTP_DELETE:
+        return NGX_HTTP_CLAWD_API_DELETE;
+
+    default:
+        return 0;
+    }
+}
+
+
+/* what the client wrote; what a redirect or rewrite wrote is the operator's */
+
+static ngx_int_t
+ngx_http_clawd_gate_path(ngx_http_request_t *r)
+{
+    u_char  *p, *last;
+
+    last = r->unparsed_uri.data + r->unparsed_uri.len;
+
+    p = ngx_strlchr(r->unparsed_uri.data, last, '?');
+
+    return ngx_http_clawd_api_raw_path(r->unparsed_uri.data, p ? p : last);
+}
+
+
+static ngx_int_t
+ngx_http_clawd_gate_go(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx)
+{
+    /* the upstream gets the path that was judged, and no query */
+
+    r->valid_unparsed_uri = 0;
+    ngx_str_null(&r->args);
+
+    if (ngx_http_clawd_headers_strip(r) != NGX_OK) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    ngx_http_clawd_observe_go(r, ctx);
+
+    return NGX_OK;
+}

@@ -1,0 +1,65 @@
+/*
+ * Copyright (C) clawd authors
+ *
+ * The request's journey before the upstream.
+ */
+
+#ifndef _NGX_HTTP_CLAWD_GATE_H_INCLUDED_
+#define _NGX_HTTP_CLAWD_GATE_H_INCLUDED_
+
+
+#include "ngx_http_clawd.h"
+
+
+/*
+ * What a state returns: NGX_OK (the next state), NGX_DONE (it waits and will
+ * resume the phases), or a status that ends the request.
+ */
+typedef ngx_int_t (*ngx_http_clawd_state_pt)(ngx_http_request_t *r,
+    ngx_http_clawd_ctx_t *ctx);
+
+
+/* The PRECONTENT handler: runs the states for main requests. */
+ngx_int_t ngx_http_clawd_gate_handler(ngx_http_request_t *r);
+
+/*
+ * The POST_READ handler of configurations with "clawd_auth token_arg": moves
+ * ?token= into the context and blanks it in everything that is logged.
+ */
+ngx_int_t ngx_http_clawd_redact_handler(ngx_http_request_t *r);
+
+/*
+ * Refuses: notes the error and its parameter (static text or NULL) for the
+ * answer, logs one line and returns the status.
+ */
+ngx_int_t ngx_http_clawd_refuse(ngx_http_request_t *r,
+    ngx_http_clawd_ctx_t *ctx, ngx_http_clawd_error_e error,
+    const char *param);
+
+/* States. */
+ngx_int_t ngx_http_clawd_auth(ngx_http_request_t *r,
+    ngx_http_clawd_ctx_t *ctx);
+ngx_int_t ngx_http_clawd_body(ngx_http_request_t *r,
+    ngx_http_clawd_ctx_t *ctx);
+ngx_int_t ngx_http_clawd_body_model(ngx_http_request_t *r,
+    ngx_http_clawd_ctx_t *ctx);
+
+/*
+ * One pass over the request's headers, when the context is made: credential,
+ * Origin, x-request-id, Content-Encoding.  NGX_ERROR when hashing fails.
+ */
+ngx_int_t ngx_http_clawd_headers_read(ngx_http_request_t *r,
+    ngx_http_clawd_ctx_t *ctx);
+
+/*
+ * Takes the client's credentials, hop-by-hop and spoofable headers out of what
+ * the upstream gets.  NGX_ERROR on allocation failure.
+ */
+ngx_int_t ngx_http_clawd_headers_strip(ngx_http_request_t *r);
+
+/* Whether the location's clawd_cors allows the request's Origin: 1 or 0. */
+ngx_uint_t ngx_http_clawd_cors_allowed(ngx_http_request_t *r,
+    ngx_http_clawd_ctx_t *ctx);
+
+
+#endif /* _NGX_HTTP_CLAWD_GATE_H_INCLUDED_ */

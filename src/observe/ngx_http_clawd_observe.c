@@ -1,0 +1,343 @@
+/*
+ * Copyright (C) clawd authors
+ */
+
+#include "ngx_http_clawd_gate.h"
+#include "ngx_http_clawd_observe.h"
+
+
+static ngx_int_t ngx_http_clawd_header_filter(ngx_http_request_t *r);
+static ngx_int_t ngx_http_clawd_body_filter(ngx_http_request_t *r,
+    ngx_chain_t *in);
+static ngx_http_clawd_ctx_t *ngx_http_clawd_observe_ctx(
+    ngx_http_request_t *r);
+static ngx_uint_t ngx_http_clawd_relayed(ngx_http_request_t *r,
+    ngx_http_clawd_ctx_t *ctx);
+static ngx_uint_t ngx_http_clawd_header_replaced(ngx_table_elt_t *h,
+    ngx_http_clawd_ctx_t *ctx, ngx_uint_t cors, ngx_uint_t stream);
+static ngx_int_t ngx_http_clawd_headers_cors(ngx_http_request_t *r,
+    ngx_http_clawd_ctx_t *ctx);
+
+
+ngx_http_output_header_filter_pt  ngx_http_clawd_next_header_filter;
+ngx_http_output_body_filter_pt    ngx_http_clawd_next_body_filter;
+
+
+void
+ngx_http_clawd_observe_init(void)
+{
+    ngx_http_clawd_next_header_filter = ngx_http_top_header_filter;
+    ngx_http_top_header_filter = ngx_http_clawd_header_filter;
+
+    ngx_http_clawd_next_body_filter = ngx_http_top_body_filter;
+    ngx_http_top_body_filter = ngx_http_clawd_body_filter;
+}
+
+
+static ngx_int_t
+ngx_http_clawd_header_filter(ngx_http_request_t *r)
+{
+    ngx_uint_t             passed, upstream;
+    ngx_http_clawd_ctx_t  *ctx;
+
+    if (r != r->main) {
+        return ngx_http_clawd_next_header_filter(r);
+    }
+
+    ctx = ngx_http_clawd_observe_ctx(r);
+    if (ctx == NULL) {
+        return ngx_http_clawd_next_header_filter(r);
+    }
+
+    /* a status of the upstream's, or one that NGINX made in its place */
+
+    passed = (ctx->state == NGX_HTTP_CLAWD_STATE_PASSED);
+
+    upstream = passed && r->upstream
+               && r->upstream->headers_in.status_n != 0;
+
+    if (upstream) {
+        ngx_http_clawd_warn_settings(r);
+    }
+
+    if ((upstream && !ngx_http_clawd_relayed(r, ctx))
+        || r->headers_out.status >= NGX_HTTP_BAD_REQUEST)
+    {
+        return ngx_http_clawd_reword_start(r, ctx, upstream);
+    }
+
+    if (passed && ngx_http_clawd_stream_start(r, ctx) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    if (ngx_http_clawd_headers_out(r, ctx) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    return ngx_http_clawd_next_header_filter(r);
+}
+
+
+/*
+ * The context of the location that answers.  After a redirect out of gated
+ * locations there is none: what an operator's error_page says stays as it is.
+ * An error of another module's, before the gate, is put into shape as well.
+ */
+
+static ngx_http_clawd_ctx_t *
+ngx_http_clawd_observe_ctx(ngx_http_request_t *r)
+{
+    ngx_http_clawd_ctx_t       *ctx;
+    ngx_http_clawd_loc_conf_t  *clcf;
+
+    ctx = ngx_http_get_module_ctx(r, ngx_http_clawd_module);
+
+    /* redaction makes one as well, for locations of any kind */
+
+    if (ctx && ctx->gated) {
+        return ctx;
+    }
+
+    clcf = ngx_http_get_module_loc_conf(r, ngx_http_clawd_module);
+
+    if (!clcf->enable || r->headers_out.status < NGX_HTTP_BAD_REQUEST) {
+        return NULL;
+    }
+
+    ctx = ngx_http_clawd_obtain_ctx(r);
+
+    if (ctx) {
+        ctx->gated = 1;
+        ngx_http_set_ctx(r, ctx, ngx_http_clawd_module);
+    }
+
+    return ctx;
+}
+
+
+/* what an upstream may say as it is; its errors are judged by their bodies */
+
+static ngx_uint_t
+ngx_http_clawd_relayed(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx)
+{
+    ngx_uint_t  status;
+
+    status = r->headers_out.status;
+
+    if (status < NGX_HTTP_OK || status >= NGX_HTTP_SPECIAL_RESPONSE) {
+
+        /* a redirect would lead around the gate */
+
+        return status == NGX_HTTP_NOT_MODIFIED
+               && ctx->api->class == NGX_HTTP_CLAWD_CLASS_LIST;
+    }
+
+    /* a portal's page in place of JSON would reach the program as a string */
+
+    return ctx->api->class != NGX_HTTP_CLAWD_CLASS_INFER
+           || r->headers_out.content_type_len != sizeof("text/html") - 1
+           || ngx_strncasecmp(r->headers_out.content_type.data,
+                              (u_char *) "text/html", sizeof("text/html") - 1)
+              != 0;
+}
+
+
+static ngx_int_t
+ngx_http_clawd_body_filter(ngx_http_request_t *r, ngx_chain_t *in)
+{
+    ngx_http_clawd_ctx_t  *ctx;
+
+    if (r != r->main) {
+        return ngx_http_clawd_next_body_filter(r, in);
+    }
+
+    ctx = ngx_http_get_module_ctx(r, ngx_http_clawd_module);
+
+    if (ctx == NULL) {
+        return ngx_http_clawd_next_body_filter(r, in);
+    }
+
+    if (ctx->reword) {
+        return ngx_http_clawd_reword_filter(r, ctx, in);
+    }
+
+    if (ctx->stream) {
+        return ngx_http_clawd_stream_filter(r, ctx, in);
+    }
+
+    return ngx_http_clawd_next_body_filter(r, in);
+}
+
+
+ngx_uint_t
+ngx_http_clawd_upstream_gone(ngx_http_request_t *r, ngx_buf_t *b)
+{
+    return b->flush && !b->last_buf && r->upstream
+           && r->upstream->cleanup == NULL;
+}
+
+
+ngx_int_t
+ngx_http_clawd_header_add(ngx_http_request_t *r, const char *name,
+    ngx_str_t *value)
+{
+    ngx_table_elt_t  *h;
+
+    h = ngx_list_push(&r->headers_out.headers);
+    if (h == NULL) {
+        return NGX_ERROR;
+    }
+
+    ngx_memzero(h, sizeof(ngx_table_elt_t));
+
+    h->hash = 1;
+    h->key.len = ngx_strlen(name);
+    h->key.data = (u_char *) name;
+    h->value = *value;
+
+    return NGX_OK;
+}
+
+
+ngx_int_t
+ngx_http_clawd_headers_out(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx)
+{
+    ngx_uint_t        i, cors, stream;
+    ngx_list_part_t  *part;
+    ngx_table_elt_t  *h;
+
+    static ngx_str_t  no_cache = ngx_string("no-cache");
+    static ngx_str_t  no = ngx_string("no");
+
+    cors = ngx_http_clawd_cors_allowed(r, ctx);
+
+    stream = ctx->stream && !ctx->reword
+             && ctx->stream->answer.framing != NGX_HTTP_CLAWD_FRAMING_JSON;
+
+    for (part = &r->headers_out.headers.part; part; part = part->next) {
+        h = part->elts;
+
+        for (i = 0; i < part->nelts; i++) {
+            if (h[i].hash
+                && ngx_http_clawd_header_replaced(&h[i], ctx, cors, stream))
+            {
+                h[i].hash = 0;
+            }
+        }
+    }
+
+    if (ngx_http_clawd_header_add(r, "x-request-id", &ctx->request_id)
+        != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    if (ctx->family == NGX_HTTP_CLAWD_ANTHROPIC
+        && ngx_http_clawd_header_add(r, "request-id", &ctx->request_id)
+           != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    if (stream
+        && (ngx_http_clawd_header_add(r, "Cache-Control", &no_cache) != NGX_OK
+            || ngx_http_clawd_header_add(r, "X-Accel-Buffering", &no)
+               != NGX_OK))
+    {
+        return NGX_ERROR;
+    }
+
+    return cors ? ngx_http_clawd_headers_cors(r, ctx) : NGX_OK;
+}
+
+
+static ngx_uint_t
+ngx_http_clawd_header_replaced(ngx_table_elt_t *h, ngx_http_clawd_ctx_t *ctx,
+    ngx_uint_t cors, ngx_uint_t stream)
+{
+    switch (h->key.len) {
+
+    case sizeof("request-id") - 1:
+        return ctx->family == NGX_HTTP_CLAWD_ANTHROPIC
+               && ngx_strncasecmp(h->key.data, (u_char *) "request-id", 10)
+                  == 0;
+
+    case sizeof("x-request-id") - 1:
+        return ngx_strncasecmp(h->key.data, (u_char *) "x-request-id", 12)
+               == 0;
+
+    case sizeof("cache-control") - 1:
+        return stream
+               && ngx_strncasecmp(h->key.data, (u_char *) "cache-control", 13)
+                  == 0;
+
+    case sizeof("x-accel-buffering") - 1:
+        return stream
+               && ngx_strncasecmp(h->key.data,
+                                  (u_char *) "x-accel-buffering", 17)
+                  == 0;
+    }
+
+    return cors && h->key.len > 15
+           && ngx_strncasecmp(h->key.data, (u_char *) "access-control-", 15)
+              == 0;
+}
+
+
+static ngx_int_t
+ngx_http_clawd_headers_cors(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx)
+{
+    ngx_uint_t                 i;
+    static struct {
+        const char            *name;
+        ngx_str_t              value;
+    } *h, preflight[] = {
+        { "Access-Control-Allow-Methods",
+          ngx_string("GET, POST, DELETE, OPTIONS") },
+        { "Access-Control-Allow-Headers",
+          ngx_string("authorization, x-api-key, content-type, "
+                     "anthropic-version, anthropic-beta, "
+                     "anthropic-dangerous-direct-browser-access, "
+                     "x-request-id, x-stainless-arch, x-stainless-async, "
+                     "x-stainless-helper-method, x-stainless-lang, "
+                     "x-stainless-os, x-stainless-package-version, "
+                     "x-stainless-poll-helper, x-stainless-retry-count, "
+                     "x-stainless-runtime, x-stainless-runtime-version, "
+                     "x-stainless-timeout, openai-organization, "
+                     "openai-project, openai-beta") },
+        { "Access-Control-Max-Age", ngx_string("7200") }
+    };
+
+    static ngx_str_t  vary = ngx_string("Origin");
+    static ngx_str_t  expose = ngx_string("x-request-id, request-id, "
+                                          "retry-after, "
+                                          "x-ratelimit-limit-requests, "
+                                          "x-ratelimit-limit-tokens, "
+                                          "x-ratelimit-remaining-requests, "
+                                          "x-ratelimit-remaining-tokens, "
+                                          "x-ratelimit-reset-requests, "
+                                          "x-ratelimit-reset-tokens");
+
+    if (ngx_http_clawd_header_add(r, "Access-Control-Allow-Origin",
+                                  &ctx->origin)
+        != NGX_OK
+        || ngx_http_clawd_header_add(r, "Vary", &vary) != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    if (!ctx->preflight) {
+        return ngx_http_clawd_header_add(r, "Access-Control-Expose-Headers",
+                                         &expose);
+    }
+
+    for (i = 0; i < sizeof(preflight) / sizeof(preflight[0]); i++) {
+        h = &preflight[i];
+
+        if (ngx_http_clawd_header_add(r, h->name, &h->value) != NGX_OK) {
+            return NGX_ERROR;
+        }
+    }
+
+    return NGX_OK;
+}
