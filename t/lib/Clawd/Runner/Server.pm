@@ -6,6 +6,8 @@ package Clawd::Runner::Server;
 use strict;
 use warnings;
 
+use Cwd qw(abs_path);
+use File::Basename qw(dirname);
 use File::Path qw(make_path remove_tree);
 use File::Spec;
 use IO::Socket::INET;
@@ -19,6 +21,7 @@ use Time::HiRes qw(sleep time);
 my $start_limit = 30;
 my $stop_limit  = 10;
 
+my $suppressions = dirname(abs_path(__FILE__)) . '/../../lsan.supp';
 my %taken;
 
 
@@ -111,10 +114,10 @@ sub read_file {
 }
 
 
-# start(): true when NGINX serves.  Else {status} is its wait status.
+# start(LEAKS): true when NGINX serves.  Else {status} is its wait status.
 
 sub start {
-    my ($self) = @_;
+    my ($self, $leaks) = @_;
 
     $self->{error_pos} = $self->{access_pos} = 0;
     delete $self->{status};
@@ -122,7 +125,8 @@ sub start {
     my $child = fork // die "cannot fork: $!\n";
 
     if ($child == 0) {
-        $self->sanitizer_env;
+        setpgrp;
+        $self->sanitizer_env($leaks);
         open STDOUT, '>', '/dev/null';
         open STDERR, '>', $self->{stderr};
         exec($self->{binary}, '-p', "$self->{root}/", '-c', $self->{conf},
@@ -130,7 +134,7 @@ sub start {
             or POSIX::_exit(127);
     }
 
-    $self->{child} = $child;
+    $self->{child} = $self->{group} = $child;
     my $limit = time + $start_limit;
 
     while (time < $limit) {
@@ -145,14 +149,17 @@ sub start {
 
 
 # Reports go to files of their own, beside the error log.  What the caller has
-# set comes last and wins.
+# set comes last and wins.  A configuration that is refused ends NGINX without
+# freeing anything: leaks count only where it is meant to serve.
 
 sub sanitizer_env {
-    my ($self) = @_;
+    my ($self, $leaks) = @_;
 
     my $log  = "log_path=$self->{root}/logs/sanitizer";
     my %opts = (
-        ASAN_OPTIONS  => "$log:detect_stack_use_after_return=1",
+        ASAN_OPTIONS  => "$log:detect_stack_use_after_return=1"
+                         . ":detect_leaks=$leaks",
+        LSAN_OPTIONS  => "suppressions=$suppressions:print_suppressions=0",
         UBSAN_OPTIONS => "$log:print_stacktrace=1",
     );
 
@@ -193,7 +200,7 @@ sub stop {
     }
 
     if (!$self->gone) {
-        kill 'KILL', $self->{child};
+        kill 'KILL', -$self->{group};
         waitpid $self->{child}, 0;
         delete @$self{qw(child status)};
         return "NGINX does not end within $stop_limit s";
@@ -201,6 +208,10 @@ sub stop {
 
     my $status = delete $self->{status};
     return undef if !$status;
+
+    # Workers outlive a master that crashed.
+
+    kill 'KILL', -$self->{group};
     return 'NGINX died of signal ' . ($status & 127) if $status & 127;
     return 'NGINX ended with code ' . ($status >> 8);
 }

@@ -55,6 +55,10 @@ my %set = (
     preamble => '',
 );
 
+# How long to wait for a line of a log.
+
+my $patience = $ENV{TEST_NGINX_PATIENCE} || 3;
+
 my (@env, @preprocessors, @cleanups, @test_cleanups, @body_checks);
 
 my $binary = $ENV{TEST_NGINX_BINARY} || 'nginx';
@@ -115,8 +119,18 @@ sub add_cleanup_handler ($)      { push @cleanups, shift }
 sub add_test_cleanup_handler ($) { push @test_cleanups, shift }
 sub add_response_body_check ($)  { push @body_checks, shift }
 
+# Ends this file as failed; other files of the same run go on.
+
 sub bail_out (@) {
-    Test::More::BAIL_OUT(join '', @_);
+    Test::More::fail(join '', @_);
+    Test::More::done_testing() if !Test::More->builder->has_plan;
+    exit 255;
+}
+
+# Helpers of test files may bring sections of their own.
+
+sub known_sections {
+    $known{$_} = 1 for @_;
 }
 
 # What is expected may be a string or a pattern.
@@ -204,7 +218,7 @@ sub run_block {
         return;
     }
 
-    if (!eval { $nginx->start }) {
+    if (!eval { $nginx->start(1) }) {
         my $why = $@ || 'NGINX does not start';
         $nginx->stop;
         bail_out("$name - $why\n",
@@ -418,7 +432,7 @@ sub must_die {
     my ($block, $name, $round) = @_;
 
     $rounds = $round;
-    my $started = eval { $nginx->start };
+    my $started = eval { $nginx->start(0) };
     my $code = $block->must_die;
     my $status = $nginx->{status} // 0;
 
@@ -790,7 +804,7 @@ sub check_log {
     my ($block, $name, $log, $section, $absent) = @_;
 
     my @patterns = patterns(scalar $block->$section);
-    my $limit = time + 3;
+    my $limit = time + $patience;
 
     for my $pattern (@patterns) {
         my ($found) = grep { matches($_, $pattern) } @{ $nginx->new_lines($log) };
@@ -823,7 +837,7 @@ sub check_grep {
         if !defined $out;
 
     $out = expand($out, $name) if !ref $out;
-    my $limit = time + 3;
+    my $limit = time + $patience;
     my $got;
 
     while (1) {
