@@ -20,7 +20,7 @@
 
 
 #define NGX_HTTP_CLAWD_REQUEST_EDITS   24
-#define NGX_HTTP_CLAWD_REQUEST_FIELDS  28
+#define NGX_HTTP_CLAWD_REQUEST_FIELDS  24
 
 
 /* replace start .. end of the body by text; start == end inserts */
@@ -76,10 +76,9 @@ typedef struct {
     ngx_uint_t               peek;         /* field of an object whose first
                                               byte is not yet known, or 0 */
     unsigned                 begun:1;      /* a byte that is not white space */
-    unsigned                 object:1;     /* the root is an object */
     unsigned                 done:1;       /* the root has ended */
     unsigned                 web_search:1; /* a tool of the upstream's own */
-    unsigned                 bad_model:1;  /* longer or other than a text */
+    unsigned                 named:1;      /* the model is a usable text */
 
     size_t                   name_len;
     u_char                   name[NGX_HTTP_CLAWD_JSON_TEXT + 2];
@@ -90,7 +89,10 @@ typedef struct {
 } ngx_http_clawd_request_t;
 
 
-/* Prepares the reading of one body; format, max_tokens, native, admin are set. */
+/*
+ * Prepares the reading of one body.  Format, max_tokens, native and admin are
+ * set by then.  Cannot fail.
+ */
 void ngx_http_clawd_request_init(ngx_http_clawd_request_t *rq);
 
 /*
@@ -113,9 +115,8 @@ off_t ngx_http_clawd_request_length(ngx_http_clawd_request_t *rq, off_t len);
 /*
  * Copies the edited form of body bytes [offset, offset + (last - src)) to dst
  * and returns its end.  Called piece by piece in order, *edit starting at 0;
- * an edit is applied by the piece that holds its start (an insertion at the
- * very end by the last piece).  dst holds at least last - src bytes plus the
- * length of all edit texts.
+ * an edit is applied by the piece that holds its start.  dst holds at least
+ * last - src bytes plus the length of all edit texts.
  */
 u_char *ngx_http_clawd_request_copy(ngx_http_clawd_request_t *rq, u_char *dst,
     u_char *src, u_char *last, off_t offset, ngx_uint_t *edit);

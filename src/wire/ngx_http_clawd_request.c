@@ -1,0 +1,882 @@
+/*
+ * Copyright (C) clawd authors
+ */
+
+#include "ngx_http_clawd_request.h"
+#include "ngx_http_clawd_number.h"
+
+
+/*
+ * Values up to the last reload key are judged at the end and have a field.
+ * The others are controls only: they steer the output or its price, so none of
+ * them may have two readings.
+ */
+
+typedef enum {
+    NGX_HTTP_CLAWD_RQ_ROOT = 0,
+    NGX_HTTP_CLAWD_RQ_MODEL,
+    NGX_HTTP_CLAWD_RQ_STREAM,
+    NGX_HTTP_CLAWD_RQ_STREAM_OPTIONS,
+    NGX_HTTP_CLAWD_RQ_INCLUDE_USAGE,
+    NGX_HTTP_CLAWD_RQ_MAX_TOKENS,
+    NGX_HTTP_CLAWD_RQ_MAX_COMPLETION_TOKENS,
+    NGX_HTTP_CLAWD_RQ_MAX_OUTPUT_TOKENS,
+    NGX_HTTP_CLAWD_RQ_N_PREDICT,
+    NGX_HTTP_CLAWD_RQ_KEEP_ALIVE,
+    NGX_HTTP_CLAWD_RQ_DEBUG_RENDER,
+    NGX_HTTP_CLAWD_RQ_OPTIONS,
+    NGX_HTTP_CLAWD_RQ_NUM_PREDICT,
+
+    NGX_HTTP_CLAWD_RQ_NUM_CTX,
+    NGX_HTTP_CLAWD_RQ_NUM_GPU,
+    NGX_HTTP_CLAWD_RQ_NUM_BATCH,
+    NGX_HTTP_CLAWD_RQ_MAIN_GPU,
+    NGX_HTTP_CLAWD_RQ_USE_MMAP,
+    NGX_HTTP_CLAWD_RQ_USE_MLOCK,
+    NGX_HTTP_CLAWD_RQ_NUM_THREAD,
+    NGX_HTTP_CLAWD_RQ_DRAFT_NUM_PREDICT,
+    NGX_HTTP_CLAWD_RQ_LOW_VRAM,
+    NGX_HTTP_CLAWD_RQ_F16_KV,
+    NGX_HTTP_CLAWD_RQ_NUMA,
+
+    NGX_HTTP_CLAWD_RQ_TOOLS,
+    NGX_HTTP_CLAWD_RQ_TOOL,
+    NGX_HTTP_CLAWD_RQ_TOOL_TYPE,
+    NGX_HTTP_CLAWD_RQ_MESSAGES,
+    NGX_HTTP_CLAWD_RQ_PROMPT,
+    NGX_HTTP_CLAWD_RQ_SUFFIX,
+    NGX_HTTP_CLAWD_RQ_INPUT,
+    NGX_HTTP_CLAWD_RQ_INSTRUCTIONS,
+    NGX_HTTP_CLAWD_RQ_SYSTEM,
+    NGX_HTTP_CLAWD_RQ_TEMPLATE,
+    NGX_HTTP_CLAWD_RQ_CONTEXT,
+    NGX_HTTP_CLAWD_RQ_IMAGES,
+    NGX_HTTP_CLAWD_RQ_RAW,
+    NGX_HTTP_CLAWD_RQ_FORMAT,
+    NGX_HTTP_CLAWD_RQ_RESPONSE_FORMAT,
+    NGX_HTTP_CLAWD_RQ_THINK,
+    NGX_HTTP_CLAWD_RQ_N,
+    NGX_HTTP_CLAWD_RQ_BEST_OF,
+    NGX_HTTP_CLAWD_RQ_NODES
+} ngx_http_clawd_request_node_e;
+
+
+#define NGX_HTTP_CLAWD_RQ_RELOAD_FIRST  NGX_HTTP_CLAWD_RQ_NUM_CTX
+#define NGX_HTTP_CLAWD_RQ_RELOAD_LAST   NGX_HTTP_CLAWD_RQ_NUMA
+
+
+#define ngx_http_clawd_request_control(key, parent, flags)                    \
+    { ngx_string(key), NGX_HTTP_CLAWD_RQ_##parent,                            \
+      NGX_HTTP_CLAWD_JSON_CONTROL | flags }
+
+
+/* in the order of ngx_http_clawd_request_node_e */
+
+static const ngx_http_clawd_json_node_t  ngx_http_clawd_request_nodes[] = {
+
+    { ngx_null_string, 0, 0 },
+
+    ngx_http_clawd_request_control("model", ROOT, NGX_HTTP_CLAWD_JSON_CAPTURE),
+    ngx_http_clawd_request_control("stream", ROOT, 0),
+    ngx_http_clawd_request_control("stream_options", ROOT, 0),
+    ngx_http_clawd_request_control("include_usage", STREAM_OPTIONS, 0),
+    ngx_http_clawd_request_control("max_tokens", ROOT,
+                                   NGX_HTTP_CLAWD_JSON_CAPTURE),
+    ngx_http_clawd_request_control("max_completion_tokens", ROOT,
+                                   NGX_HTTP_CLAWD_JSON_CAPTURE),
+    ngx_http_clawd_request_control("max_output_tokens", ROOT,
+                                   NGX_HTTP_CLAWD_JSON_CAPTURE),
+    ngx_http_clawd_request_control("n_predict", ROOT,
+                                   NGX_HTTP_CLAWD_JSON_CAPTURE),
+    ngx_http_clawd_request_control("keep_alive", ROOT, 0),
+    ngx_http_clawd_request_control("_debug_render_only", ROOT, 0),
+    ngx_http_clawd_request_control("options", ROOT, 0),
+    ngx_http_clawd_request_control("num_predict", OPTIONS,
+                                   NGX_HTTP_CLAWD_JSON_CAPTURE),
+
+    ngx_http_clawd_request_control("num_ctx", OPTIONS, 0),
+    ngx_http_clawd_request_control("num_gpu", OPTIONS, 0),
+    ngx_http_clawd_request_control("num_batch", OPTIONS, 0),
+    ngx_http_clawd_request_control("main_gpu", OPTIONS, 0),
+    ngx_http_clawd_request_control("use_mmap", OPTIONS, 0),
+    ngx_http_clawd_request_control("use_mlock", OPTIONS, 0),
+    ngx_http_clawd_request_control("num_thread", OPTIONS, 0),
+    ngx_http_clawd_request_control("draft_num_predict", OPTIONS, 0),
+    ngx_http_clawd_request_control("low_vram", OPTIONS, 0),
+    ngx_http_clawd_request_control("f16_kv", OPTIONS, 0),
+    ngx_http_clawd_request_control("numa", OPTIONS, 0),
+
+    ngx_http_clawd_request_control("tools", ROOT, 0),
+    { ngx_string("*"), NGX_HTTP_CLAWD_RQ_TOOLS, 0 },
+    ngx_http_clawd_request_control("type", TOOL, NGX_HTTP_CLAWD_JSON_CAPTURE),
+    ngx_http_clawd_request_control("messages", ROOT, 0),
+    ngx_http_clawd_request_control("prompt", ROOT, 0),
+    ngx_http_clawd_request_control("suffix", ROOT, 0),
+    ngx_http_clawd_request_control("input", ROOT, 0),
+    ngx_http_clawd_request_control("instructions", ROOT, 0),
+    ngx_http_clawd_request_control("system", ROOT, 0),
+    ngx_http_clawd_request_control("template", ROOT, 0),
+    ngx_http_clawd_request_control("context", ROOT, 0),
+    ngx_http_clawd_request_control("images", ROOT, 0),
+    ngx_http_clawd_request_control("raw", ROOT, 0),
+    ngx_http_clawd_request_control("format", ROOT, 0),
+    ngx_http_clawd_request_control("response_format", ROOT, 0),
+    ngx_http_clawd_request_control("think", ROOT, 0),
+    ngx_http_clawd_request_control("n", ROOT, 0),
+    ngx_http_clawd_request_control("best_of", ROOT, 0)
+};
+
+
+_Static_assert(sizeof(ngx_http_clawd_request_nodes)
+               == NGX_HTTP_CLAWD_RQ_NODES * sizeof(ngx_http_clawd_json_node_t),
+               "every node has its key");
+
+_Static_assert(NGX_HTTP_CLAWD_REQUEST_FIELDS
+               == NGX_HTTP_CLAWD_RQ_RELOAD_LAST + 1,
+               "every value that is judged has its field");
+
+/* one edit of a field at most, that of the root being a second insertion */
+
+_Static_assert(NGX_HTTP_CLAWD_REQUEST_EDITS >= NGX_HTTP_CLAWD_REQUEST_FIELDS,
+               "every field can be edited");
+
+
+static ngx_int_t ngx_http_clawd_request_refuse(ngx_http_clawd_request_t *rq,
+    ngx_http_clawd_error_e error, ngx_uint_t node);
+static ngx_int_t ngx_http_clawd_request_event(ngx_http_clawd_request_t *rq,
+    ngx_http_clawd_json_event_e event);
+static void ngx_http_clawd_request_value(ngx_http_clawd_request_t *rq,
+    ngx_http_clawd_json_event_e event);
+static void ngx_http_clawd_request_name(ngx_http_clawd_request_t *rq);
+static ngx_uint_t ngx_http_clawd_request_search(ngx_http_clawd_json_t *js);
+static u_char *ngx_http_clawd_request_space(u_char *p, u_char *last);
+static ngx_int_t ngx_http_clawd_request_model(ngx_http_clawd_request_t *rq);
+static ngx_int_t ngx_http_clawd_request_types(ngx_http_clawd_request_t *rq);
+static ngx_uint_t ngx_http_clawd_request_is(ngx_http_clawd_request_t *rq,
+    ngx_uint_t node, ngx_uint_t types);
+static ngx_int_t ngx_http_clawd_request_policy(ngx_http_clawd_request_t *rq);
+static void ngx_http_clawd_request_usage(ngx_http_clawd_request_t *rq);
+static void ngx_http_clawd_request_cap(ngx_http_clawd_request_t *rq);
+static int64_t ngx_http_clawd_request_asked(ngx_http_clawd_request_t *rq,
+    ngx_uint_t node, int64_t limit);
+static void ngx_http_clawd_request_cap_missing(ngx_http_clawd_request_t *rq,
+    ngx_uint_t node, ngx_str_t *number);
+static void ngx_http_clawd_request_replace(ngx_http_clawd_request_t *rq,
+    ngx_uint_t node, ngx_str_t *text);
+static void ngx_http_clawd_request_insert(ngx_http_clawd_request_t *rq,
+    ngx_uint_t node, ngx_str_t *text);
+static void ngx_http_clawd_request_edit(ngx_http_clawd_request_t *rq,
+    off_t start, off_t end, ngx_str_t *text);
+
+
+void
+ngx_http_clawd_request_init(ngx_http_clawd_request_t *rq)
+{
+    ngx_memzero(&rq->model, sizeof(ngx_http_clawd_model_t));
+    ngx_memzero(rq->fields, sizeof(rq->fields));
+
+    rq->stream = 0;
+    rq->asked_usage = 0;
+    rq->added_usage = 0;
+
+    rq->error = NGX_HTTP_CLAWD_ERR_NONE;
+    ngx_str_null(&rq->param);
+
+    rq->nedits = 0;
+
+    rq->peek = NGX_HTTP_CLAWD_RQ_ROOT;
+    rq->begun = 0;
+    rq->done = 0;
+    rq->web_search = 0;
+    rq->named = 0;
+    rq->name_len = 0;
+
+    ngx_http_clawd_json_init(&rq->js, ngx_http_clawd_request_nodes,
+                             NGX_HTTP_CLAWD_RQ_NODES);
+}
+
+
+ngx_int_t
+ngx_http_clawd_request_read(ngx_http_clawd_request_t *rq, u_char *p,
+    u_char *last)
+{
+    u_char                       *s;
+    ngx_http_clawd_json_event_e   event;
+
+    if (rq->error != NGX_HTTP_CLAWD_ERR_NONE) {
+        return NGX_ERROR;
+    }
+
+    if (!rq->begun && ngx_http_clawd_request_space(p, last) < last) {
+        rq->begun = 1;
+    }
+
+    while (!rq->done) {
+
+        if (rq->peek) {
+            s = ngx_http_clawd_request_space(p, last);
+
+            if (s < last) {
+                rq->fields[rq->peek].empty = (*s == '}');
+                rq->peek = NGX_HTTP_CLAWD_RQ_ROOT;
+            }
+        }
+
+        event = ngx_http_clawd_json_next(&rq->js, &p, last);
+
+        if (event == NGX_HTTP_CLAWD_JSON_AGAIN) {
+            return NGX_OK;
+        }
+
+        if (ngx_http_clawd_request_event(rq, event) != NGX_OK) {
+            return NGX_ERROR;
+        }
+    }
+
+    if (ngx_http_clawd_request_space(p, last) < last) {
+        return ngx_http_clawd_request_refuse(rq, NGX_HTTP_CLAWD_ERR_TRAILING,
+                                             NGX_HTTP_CLAWD_RQ_ROOT);
+    }
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_clawd_request_event(ngx_http_clawd_request_t *rq,
+    ngx_http_clawd_json_event_e event)
+{
+    ngx_http_clawd_error_e  error;
+    ngx_http_clawd_json_t  *js;
+
+    js = &rq->js;
+
+    switch (event) {
+
+    case NGX_HTTP_CLAWD_JSON_DONE:
+        rq->done = 1;
+        return NGX_OK;
+
+    case NGX_HTTP_CLAWD_JSON_END:
+
+        if (js->node < NGX_HTTP_CLAWD_REQUEST_FIELDS) {
+            rq->fields[js->node].end = js->end;
+        }
+
+        return NGX_OK;
+
+    case NGX_HTTP_CLAWD_JSON_SCALAR:
+    case NGX_HTTP_CLAWD_JSON_BEGIN:
+
+        if (js->node == NGX_HTTP_CLAWD_RQ_ROOT
+            && js->type != NGX_HTTP_CLAWD_JSON_OBJECT)
+        {
+            error = NGX_HTTP_CLAWD_ERR_JSON;
+            break;
+        }
+
+        ngx_http_clawd_request_value(rq, event);
+        return NGX_OK;
+
+    default: /* NGX_HTTP_CLAWD_JSON_ERROR */
+
+        switch (js->error) {
+
+        case NGX_HTTP_CLAWD_JSON_DUPLICATE:
+        case NGX_HTTP_CLAWD_JSON_FOLDED:
+            return ngx_http_clawd_request_refuse(rq,
+                                                 NGX_HTTP_CLAWD_ERR_DUPLICATE,
+                                                 js->node);
+
+        case NGX_HTTP_CLAWD_JSON_TOO_DEEP:
+            error = NGX_HTTP_CLAWD_ERR_DEPTH;
+            break;
+
+        default:
+            error = NGX_HTTP_CLAWD_ERR_JSON;
+        }
+    }
+
+    return ngx_http_clawd_request_refuse(rq, error, NGX_HTTP_CLAWD_RQ_ROOT);
+}
+
+
+static void
+ngx_http_clawd_request_value(ngx_http_clawd_request_t *rq,
+    ngx_http_clawd_json_event_e event)
+{
+    ngx_http_clawd_json_t           *js;
+    ngx_http_clawd_request_field_t  *f;
+
+    js = &rq->js;
+
+    if (js->node == NGX_HTTP_CLAWD_RQ_TOOL_TYPE) {
+        rq->web_search |= ngx_http_clawd_request_search(js);
+        return;
+    }
+
+    if (js->node >= NGX_HTTP_CLAWD_REQUEST_FIELDS) {
+        return;
+    }
+
+    f = &rq->fields[js->node];
+
+    f->seen = 1;
+    f->type = js->type;
+    f->start = js->start;
+
+    if (event == NGX_HTTP_CLAWD_JSON_BEGIN) {
+
+        if (js->type == NGX_HTTP_CLAWD_JSON_OBJECT) {
+            rq->peek = js->node;
+        }
+
+        return;
+    }
+
+    f->end = js->end;
+
+    if (js->type == NGX_HTTP_CLAWD_JSON_NUMBER
+        && (ngx_http_clawd_request_nodes[js->node].flags
+            & NGX_HTTP_CLAWD_JSON_CAPTURE))
+    {
+        f->count = ngx_http_clawd_json_count(js);
+    }
+
+    if (js->node == NGX_HTTP_CLAWD_RQ_MODEL) {
+        ngx_http_clawd_request_name(rq);
+    }
+}
+
+
+/* room is left for a quote on either side */
+
+static void
+ngx_http_clawd_request_name(ngx_http_clawd_request_t *rq)
+{
+    ngx_http_clawd_json_t  *js;
+
+    js = &rq->js;
+
+    if (js->type != NGX_HTTP_CLAWD_JSON_STRING || js->truncated
+        || js->invalid)
+    {
+        return;
+    }
+
+    rq->named = 1;
+    rq->name_len = js->text_len;
+
+    ngx_memcpy(rq->name + 1, js->text, js->text_len);
+}
+
+
+/* a tool that the upstream would run by itself, past the gateway */
+
+static ngx_uint_t
+ngx_http_clawd_request_search(ngx_http_clawd_json_t *js)
+{
+    size_t               i;
+    static const u_char  prefix[] = "web_search";
+
+    if (js->type != NGX_HTTP_CLAWD_JSON_STRING
+        || js->text_len < sizeof(prefix) - 1)
+    {
+        return 0;
+    }
+
+    for (i = 0; i < sizeof(prefix) - 1; i++) {
+        if (ngx_tolower(js->text[i]) != prefix[i]) {
+            return 0;
+        }
+    }
+
+    return 1;
+}
+
+
+static u_char *
+ngx_http_clawd_request_space(u_char *p, u_char *last)
+{
+    while (p < last
+           && (*p == ' ' || *p == '\t' || *p == '\n' || *p == '\r'))
+    {
+        p++;
+    }
+
+    return p;
+}
+
+
+static ngx_int_t
+ngx_http_clawd_request_refuse(ngx_http_clawd_request_t *rq,
+    ngx_http_clawd_error_e error, ngx_uint_t node)
+{
+    rq->error = error;
+    rq->param = ngx_http_clawd_request_nodes[node].key;
+
+    return NGX_ERROR;
+}
+
+
+ngx_int_t
+ngx_http_clawd_request_end(ngx_http_clawd_request_t *rq)
+{
+    if (rq->error != NGX_HTTP_CLAWD_ERR_NONE) {
+        return NGX_ERROR;
+    }
+
+    if (!rq->done) {
+        return ngx_http_clawd_request_refuse(rq,
+                   rq->begun ? NGX_HTTP_CLAWD_ERR_JSON
+                             : NGX_HTTP_CLAWD_ERR_EMPTY_BODY,
+                   NGX_HTTP_CLAWD_RQ_ROOT);
+    }
+
+    if (ngx_http_clawd_request_model(rq) != NGX_OK
+        || ngx_http_clawd_request_types(rq) != NGX_OK
+        || ngx_http_clawd_request_policy(rq) != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    ngx_http_clawd_request_usage(rq);
+    ngx_http_clawd_request_cap(rq);
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_clawd_request_model(ngx_http_clawd_request_t *rq)
+{
+    ngx_str_t  name, text;
+
+    name.data = rq->name + 1;
+    name.len = rq->name_len;
+
+    if (!rq->named
+        || ngx_http_clawd_model_parse(&rq->model, &name) != NGX_OK)
+    {
+        return ngx_http_clawd_request_refuse(rq, NGX_HTTP_CLAWD_ERR_MODEL,
+                                             NGX_HTTP_CLAWD_RQ_MODEL);
+    }
+
+    if (rq->model.cloud) {
+        return ngx_http_clawd_request_refuse(rq,
+                                             NGX_HTTP_CLAWD_ERR_MODEL_DENIED,
+                                             NGX_HTTP_CLAWD_RQ_MODEL);
+    }
+
+    if (rq->model.sent.len == name.len) {
+        return NGX_OK;
+    }
+
+    text.data = rq->model.sent.data - 1;
+    text.len = rq->model.sent.len + 2;
+
+    text.data[0] = '"';
+    text.data[text.len - 1] = '"';
+
+    ngx_http_clawd_request_replace(rq, NGX_HTTP_CLAWD_RQ_MODEL, &text);
+
+    return NGX_OK;
+}
+
+
+#define ngx_http_clawd_request_type(type)                                     \
+    ((ngx_uint_t) 1 << NGX_HTTP_CLAWD_JSON_##type)
+
+#define NGX_HTTP_CLAWD_RQ_BOOL                                                \
+    (ngx_http_clawd_request_type(TRUE) | ngx_http_clawd_request_type(FALSE)   \
+     | ngx_http_clawd_request_type(NULL))
+
+#define NGX_HTTP_CLAWD_RQ_OBJECT                                              \
+    (ngx_http_clawd_request_type(OBJECT) | ngx_http_clawd_request_type(NULL))
+
+#define NGX_HTTP_CLAWD_RQ_NUMBER                                              \
+    (ngx_http_clawd_request_type(NUMBER) | ngx_http_clawd_request_type(NULL))
+
+
+static ngx_int_t
+ngx_http_clawd_request_types(ngx_http_clawd_request_t *rq)
+{
+    ngx_uint_t  i, node, n;
+
+    static const struct {
+        ngx_uint_t  node;
+        ngx_uint_t  types;
+    } rules[] = {
+        { NGX_HTTP_CLAWD_RQ_STREAM, NGX_HTTP_CLAWD_RQ_BOOL },
+        { NGX_HTTP_CLAWD_RQ_STREAM_OPTIONS, NGX_HTTP_CLAWD_RQ_OBJECT },
+        { NGX_HTTP_CLAWD_RQ_INCLUDE_USAGE, NGX_HTTP_CLAWD_RQ_BOOL },
+        { NGX_HTTP_CLAWD_RQ_MAX_TOKENS, NGX_HTTP_CLAWD_RQ_NUMBER },
+        { NGX_HTTP_CLAWD_RQ_MAX_COMPLETION_TOKENS, NGX_HTTP_CLAWD_RQ_NUMBER },
+        { NGX_HTTP_CLAWD_RQ_MAX_OUTPUT_TOKENS, NGX_HTTP_CLAWD_RQ_NUMBER },
+        { NGX_HTTP_CLAWD_RQ_N_PREDICT, NGX_HTTP_CLAWD_RQ_NUMBER },
+        { NGX_HTTP_CLAWD_RQ_OPTIONS, NGX_HTTP_CLAWD_RQ_OBJECT },
+        { NGX_HTTP_CLAWD_RQ_NUM_PREDICT, NGX_HTTP_CLAWD_RQ_NUMBER }
+    };
+
+    n = sizeof(rules) / sizeof(rules[0]);
+
+    for (i = 0; i < n; i++) {
+        node = rules[i].node;
+
+        if (rq->fields[node].seen
+            && !ngx_http_clawd_request_is(rq, node, rules[i].types))
+        {
+            return ngx_http_clawd_request_refuse(rq, NGX_HTTP_CLAWD_ERR_TYPE,
+                                                 node);
+        }
+    }
+
+    rq->stream = (rq->fields[NGX_HTTP_CLAWD_RQ_STREAM].type
+                  == NGX_HTTP_CLAWD_JSON_TRUE);
+
+    return NGX_OK;
+}
+
+
+static ngx_uint_t
+ngx_http_clawd_request_is(ngx_http_clawd_request_t *rq, ngx_uint_t node,
+    ngx_uint_t types)
+{
+    return (types & ((ngx_uint_t) 1 << rq->fields[node].type)) != 0;
+}
+
+
+/* what would act on other users, or past the gateway, is an admin's */
+
+static ngx_int_t
+ngx_http_clawd_request_policy(ngx_http_clawd_request_t *rq)
+{
+    ngx_uint_t        node;
+    static ngx_str_t  null = ngx_string("null");
+
+    if (rq->admin) {
+        return NGX_OK;
+    }
+
+    node = NGX_HTTP_CLAWD_RQ_DEBUG_RENDER;
+
+    if (rq->fields[node].type != NGX_HTTP_CLAWD_JSON_FALSE
+        && rq->fields[node].type != NGX_HTTP_CLAWD_JSON_NULL)
+    {
+        return ngx_http_clawd_request_refuse(rq,
+                                             NGX_HTTP_CLAWD_ERR_PARAM_DENIED,
+                                             node);
+    }
+
+    if (rq->web_search
+        && (rq->format == NGX_HTTP_CLAWD_FORMAT_RESPONSES
+            || rq->format == NGX_HTTP_CLAWD_FORMAT_MESSAGES))
+    {
+        return ngx_http_clawd_request_refuse(rq,
+                                             NGX_HTTP_CLAWD_ERR_PARAM_DENIED,
+                                             NGX_HTTP_CLAWD_RQ_TOOLS);
+    }
+
+    if (!rq->native) {
+        return NGX_OK;
+    }
+
+    /* null is absent for the upstream; a field unseen has the type of null */
+
+    if (rq->fields[NGX_HTTP_CLAWD_RQ_KEEP_ALIVE].type
+        != NGX_HTTP_CLAWD_JSON_NULL)
+    {
+        ngx_http_clawd_request_replace(rq, NGX_HTTP_CLAWD_RQ_KEEP_ALIVE,
+                                       &null);
+    }
+
+    for (node = NGX_HTTP_CLAWD_RQ_RELOAD_FIRST;
+         node <= NGX_HTTP_CLAWD_RQ_RELOAD_LAST;
+         node++)
+    {
+        if (rq->fields[node].type != NGX_HTTP_CLAWD_JSON_NULL) {
+            ngx_http_clawd_request_replace(rq, node, &null);
+        }
+    }
+
+    return NGX_OK;
+}
+
+
+static void
+ngx_http_clawd_request_usage(ngx_http_clawd_request_t *rq)
+{
+    ngx_http_clawd_request_field_t  *options, *include;
+
+    static ngx_str_t  whole =
+        ngx_string("\"stream_options\":{\"include_usage\":true},");
+    static ngx_str_t  object = ngx_string("{\"include_usage\":true}");
+    static ngx_str_t  first = ngx_string("\"include_usage\":true,");
+    static ngx_str_t  only = ngx_string("\"include_usage\":true");
+    static ngx_str_t  yes = ngx_string("true");
+
+    options = &rq->fields[NGX_HTTP_CLAWD_RQ_STREAM_OPTIONS];
+    include = &rq->fields[NGX_HTTP_CLAWD_RQ_INCLUDE_USAGE];
+
+    rq->asked_usage = (include->type == NGX_HTTP_CLAWD_JSON_TRUE);
+
+    if (!rq->stream || rq->asked_usage
+        || (rq->format != NGX_HTTP_CLAWD_FORMAT_CHAT
+            && rq->format != NGX_HTTP_CLAWD_FORMAT_COMPLETIONS))
+    {
+        return;
+    }
+
+    rq->added_usage = 1;
+
+    if (!options->seen) {
+        ngx_http_clawd_request_insert(rq, NGX_HTTP_CLAWD_RQ_ROOT, &whole);
+
+    } else if (options->type == NGX_HTTP_CLAWD_JSON_NULL) {
+        ngx_http_clawd_request_replace(rq, NGX_HTTP_CLAWD_RQ_STREAM_OPTIONS,
+                                       &object);
+
+    } else if (include->seen) {
+        ngx_http_clawd_request_replace(rq, NGX_HTTP_CLAWD_RQ_INCLUDE_USAGE,
+                                       &yes);
+
+    } else {
+        ngx_http_clawd_request_insert(rq, NGX_HTTP_CLAWD_RQ_STREAM_OPTIONS,
+                                      options->empty ? &only : &first);
+    }
+}
+
+
+/*
+ * Servers differ in the limit that they read.  The format's own one gets the
+ * smallest number that was asked for; no other may say more than the cap, and
+ * a null stays, for it makes its reader look at the format's own.
+ */
+
+static void
+ngx_http_clawd_request_cap(ngx_http_clawd_request_t *rq)
+{
+    int64_t                          limit;
+    ngx_str_t                        number;
+    ngx_uint_t                       own, node;
+    ngx_http_clawd_request_field_t  *f;
+
+    limit = rq->max_tokens;
+
+    if (limit <= 0) {
+        return;
+    }
+
+    switch (rq->format) {
+
+    case NGX_HTTP_CLAWD_FORMAT_CHAT:
+        own = NGX_HTTP_CLAWD_RQ_MAX_TOKENS;
+        limit = ngx_http_clawd_request_asked(rq,
+                                      NGX_HTTP_CLAWD_RQ_MAX_COMPLETION_TOKENS,
+                                      limit);
+        break;
+
+    case NGX_HTTP_CLAWD_FORMAT_COMPLETIONS:
+    case NGX_HTTP_CLAWD_FORMAT_MESSAGES:
+        own = NGX_HTTP_CLAWD_RQ_MAX_TOKENS;
+        break;
+
+    case NGX_HTTP_CLAWD_FORMAT_RESPONSES:
+        own = NGX_HTTP_CLAWD_RQ_MAX_OUTPUT_TOKENS;
+        break;
+
+    case NGX_HTTP_CLAWD_FORMAT_NATIVE:
+        own = NGX_HTTP_CLAWD_RQ_NUM_PREDICT;
+        break;
+
+    default:
+        return;
+    }
+
+    limit = ngx_http_clawd_request_asked(rq, own, limit);
+
+    number.data = rq->number;
+    number.len = ngx_http_clawd_number(rq->number, limit) - rq->number;
+
+    if (!rq->fields[own].seen) {
+        ngx_http_clawd_request_cap_missing(rq, own, &number);
+
+    } else if (rq->fields[own].count != limit) {
+        ngx_http_clawd_request_replace(rq, own, &number);
+    }
+
+    for (node = NGX_HTTP_CLAWD_RQ_MAX_TOKENS;
+         node <= NGX_HTTP_CLAWD_RQ_N_PREDICT;
+         node++)
+    {
+        f = &rq->fields[node];
+
+        if (node != own && f->type == NGX_HTTP_CLAWD_JSON_NUMBER
+            && (f->count < 1 || f->count > rq->max_tokens))
+        {
+            ngx_http_clawd_request_replace(rq, node, &number);
+        }
+    }
+}
+
+
+/* the smaller of the limit and what the field asks for, if that is usable */
+
+static int64_t
+ngx_http_clawd_request_asked(ngx_http_clawd_request_t *rq, ngx_uint_t node,
+    int64_t limit)
+{
+    int64_t  count;
+
+    count = rq->fields[node].count;
+
+    return (count >= 1 && count < limit) ? count : limit;
+}
+
+
+static void
+ngx_http_clawd_request_cap_missing(ngx_http_clawd_request_t *rq,
+    ngx_uint_t node, ngx_str_t *number)
+{
+    u_char                          *p;
+    ngx_str_t                        text;
+    ngx_uint_t                       parent, wrap;
+    const ngx_str_t                 *key;
+    ngx_http_clawd_request_field_t  *f;
+
+    key = &ngx_http_clawd_request_nodes[node].key;
+    parent = ngx_http_clawd_request_nodes[node].parent;
+
+    f = &rq->fields[parent];
+    wrap = (f->type == NGX_HTTP_CLAWD_JSON_NULL);
+
+    p = rq->insert;
+
+    if (!f->seen) {
+        p = ngx_cpymem(p, "\"options\":", sizeof("\"options\":") - 1);
+    }
+
+    if (wrap) {
+        *p++ = '{';
+    }
+
+    *p++ = '"';
+    p = ngx_cpymem(p, key->data, key->len);
+    *p++ = '"';
+    *p++ = ':';
+    p = ngx_cpymem(p, number->data, number->len);
+
+    if (wrap) {
+        *p++ = '}';
+    }
+
+    text.data = rq->insert;
+    text.len = p - rq->insert;
+
+    if (f->seen && wrap) {
+        ngx_http_clawd_request_replace(rq, parent, &text);
+        return;
+    }
+
+    if (!f->empty) {
+        text.data[text.len++] = ',';
+    }
+
+    ngx_http_clawd_request_insert(rq, f->seen ? parent
+                                              : NGX_HTTP_CLAWD_RQ_ROOT,
+                                  &text);
+}
+
+
+static void
+ngx_http_clawd_request_replace(ngx_http_clawd_request_t *rq, ngx_uint_t node,
+    ngx_str_t *text)
+{
+    ngx_http_clawd_request_edit(rq, rq->fields[node].start,
+                                rq->fields[node].end, text);
+}
+
+
+/* as the first member of an object */
+
+static void
+ngx_http_clawd_request_insert(ngx_http_clawd_request_t *rq, ngx_uint_t node,
+    ngx_str_t *text)
+{
+    off_t  start;
+
+    start = rq->fields[node].start + 1;
+
+    ngx_http_clawd_request_edit(rq, start, start, text);
+}
+
+
+/* keeps the edits sorted; insertions at one place stay in the order made */
+
+static void
+ngx_http_clawd_request_edit(ngx_http_clawd_request_t *rq, off_t start,
+    off_t end, ngx_str_t *text)
+{
+    ngx_http_clawd_edit_t  *e;
+
+    e = &rq->edits[rq->nedits++];
+
+    while (e > rq->edits && e[-1].start > start) {
+        *e = e[-1];
+        e--;
+    }
+
+    e->start = start;
+    e->end = end;
+    e->text = *text;
+}
+
+
+off_t
+ngx_http_clawd_request_length(ngx_http_clawd_request_t *rq, off_t len)
+{
+    ngx_uint_t              i;
+    ngx_http_clawd_edit_t  *e;
+
+    for (i = 0; i < rq->nedits; i++) {
+        e = &rq->edits[i];
+        len += (off_t) e->text.len - (e->end - e->start);
+    }
+
+    return len;
+}
+
+
+u_char *
+ngx_http_clawd_request_copy(ngx_http_clawd_request_t *rq, u_char *dst,
+    u_char *src, u_char *last, off_t offset, ngx_uint_t *edit)
+{
+    off_t                   end;
+    ngx_http_clawd_edit_t  *e;
+
+    end = offset + (last - src);
+
+    for ( /* void */ ; *edit < rq->nedits; (*edit)++) {
+        e = &rq->edits[*edit];
+
+        if (e->start >= end) {
+            break;
+        }
+
+        /* else an earlier piece began it, and this one is only cut */
+
+        if (e->start >= offset) {
+            dst = ngx_cpymem(dst, src, e->start - offset);
+            dst = ngx_cpymem(dst, e->text.data, e->text.len);
+        }
+
+        if (e->end > end) {
+            return dst;
+        }
+
+        src += e->end - offset;
+        offset = e->end;
+    }
+
+    return ngx_cpymem(dst, src, last - src);
+}
