@@ -11,7 +11,7 @@ CONF_DIR ?= /etc/nginx
 T ?= t
 
 MODULE = build/dynamic/ngx_http_clawd_module.so
-PROVE = prove -j$(JOBS) -It/lib
+PROVE = tools/prove.pl
 
 NGX_SRC = /usr/share/nginx/src/src
 INCS = -Ibuild/dynamic -Isrc $(addprefix -I,$(wildcard src/*/)) \
@@ -24,7 +24,12 @@ SANITIZE = -g -O1 -fno-omit-frame-pointer -fsanitize=address,undefined \
            -fno-sanitize-recover=all
 
 # The pure files: they need NGINX's headers, and nothing of it at link time.
+# Every unit and fuzz target gets them.  A target that needs others, pure or
+# with its own doubles for what they call, names them in its head comment, one
+# line for each: " * link: src/metrics/ngx_http_clawd_text.c".
 PURE = $(wildcard src/wire/*.c)
+linked = $(patsubst src/%.c,build/$(1)/obj/%.o, \
+           $(shell sed -n 's/^ \* link: *//p' $(2)))
 
 UNIT_BIN = $(patsubst t/unit/%.c,build/unit/%,$(wildcard t/unit/test_*.c))
 UNIT_OBJ = $(patsubst src/%.c,build/unit/obj/%.o,$(PURE))
@@ -32,7 +37,8 @@ FUZZ_BIN = $(patsubst fuzz/%.c,build/fuzz/%,$(wildcard fuzz/*.c))
 FUZZ_OBJ = $(patsubst src/%.c,build/fuzz/obj/%.o,$(PURE))
 
 .DEFAULT_GOAL = build
-.SECONDARY: $(UNIT_OBJ) $(FUZZ_OBJ)
+.SECONDARY:
+.SECONDEXPANSION:
 
 
 .PHONY: help
@@ -81,29 +87,31 @@ build/unit/obj/%.o: src/%.c $(HDRS)
 	@mkdir -p $(@D)
 	$(CC) $(STRICT) $(SANITIZE) $(INCS) -c -o $@ $<
 
-build/unit/test_%: t/unit/test_%.c $(UNIT_OBJ) $(HDRS)
+build/unit/test_%: t/unit/test_%.c $(UNIT_OBJ) \
+                   $$(call linked,unit,t/unit/test_$$*.c) $(HDRS)
 	@mkdir -p $(@D)
-	$(CC) $(STRICT) $(SANITIZE) $(INCS) -It/unit -o $@ $< $(UNIT_OBJ) \
-	    -lcmocka -lcrypto -lz
+	$(CC) $(STRICT) $(SANITIZE) $(INCS) -It/unit -o $@ $< \
+	    $(sort $(filter %.o,$^)) -lcmocka -lcrypto -lz
 
 
 .PHONY: t
 t: deps-test ## t/ on the packaged NGINX, dynamic module
 	@tools/build.sh dynamic
 	@TEST_NGINX_BINARY=$(NGINX) TEST_NGINX_LOAD_MODULES=$(CURDIR)/$(MODULE) \
-	    $(PROVE) $(T)
+	    $(PROVE) t $(JOBS) $(T)
 
 
 .PHONY: asan
 asan: deps-source deps-test ## t/ on an NGINX under ASAN and UBSAN
 	@tools/build.sh asan
-	@TEST_NGINX_BINARY=$(CURDIR)/build/asan/nginx $(PROVE) $(T)
+	@TEST_NGINX_BINARY=$(CURDIR)/build/asan/nginx $(PROVE) asan $(JOBS) $(T)
 
 
 .PHONY: static
 static: deps-source deps-test ## t/ on an NGINX with the module linked in
 	@tools/build.sh static
-	@TEST_NGINX_BINARY=$(CURDIR)/build/static/nginx $(PROVE) $(T)
+	@TEST_NGINX_BINARY=$(CURDIR)/build/static/nginx \
+	    $(PROVE) static $(JOBS) $(T)
 
 
 .PHONY: test-1.26
@@ -111,7 +119,7 @@ test-1.26: deps-source deps-test ## t/ on NGINX 1.26.3 of Debian 13
 	@tools/build.sh 1.26
 	@TEST_NGINX_BINARY=$(CURDIR)/build/1.26/nginx \
 	    TEST_NGINX_LOAD_MODULES=$(CURDIR)/build/1.26/ngx_http_clawd_module.so \
-	    $(PROVE) $(T)
+	    $(PROVE) test-1.26 $(JOBS) $(T)
 
 
 .PHONY: fuzz
@@ -127,10 +135,10 @@ build/fuzz/obj/%.o: src/%.c $(HDRS)
 	@mkdir -p $(@D)
 	clang $(STRICT) $(SANITIZE) -fsanitize=fuzzer-no-link $(INCS) -c -o $@ $<
 
-build/fuzz/%: fuzz/%.c $(FUZZ_OBJ) $(HDRS)
+build/fuzz/%: fuzz/%.c $(FUZZ_OBJ) $$(call linked,fuzz,fuzz/$$*.c) $(HDRS)
 	@mkdir -p $(@D)
 	clang $(STRICT) $(SANITIZE) -fsanitize=fuzzer $(INCS) -Ifuzz -o $@ $< \
-	    $(FUZZ_OBJ) -lcrypto -lz
+	    $(sort $(filter %.o,$^)) -lcrypto -lz
 
 
 .PHONY: e2e
