@@ -15,7 +15,7 @@
 
 
 #define NGX_HTTP_CLAWD_BUCKETS  22     /* at most, with +Inf */
-#define NGX_HTTP_CLAWD_ID_LEN   40     /* of a request id in an exemplar */
+#define NGX_HTTP_CLAWD_ID_LEN   64     /* of a request id in an exemplar */
 
 
 typedef enum {

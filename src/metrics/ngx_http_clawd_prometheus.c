@@ -44,7 +44,7 @@ static ngx_str_t  ngx_http_clawd_classes[NGX_HTTP_CLAWD_CLASSES] = {
 };
 
 
-static ngx_str_t  ngx_http_clawd_fails[NGX_HTTP_CLAWD_FAIL_MAX] = {
+ngx_str_t  ngx_http_clawd_fails[NGX_HTTP_CLAWD_FAIL_MAX] = {
     ngx_null_string,
     ngx_string("timeout"),
     ngx_string("connect"),
@@ -57,7 +57,7 @@ static ngx_str_t  ngx_http_clawd_fails[NGX_HTTP_CLAWD_FAIL_MAX] = {
 };
 
 
-static ngx_str_t  ngx_http_clawd_sources[NGX_HTTP_CLAWD_SOURCE_MAX] = {
+ngx_str_t  ngx_http_clawd_sources[NGX_HTTP_CLAWD_SOURCE_MAX] = {
     ngx_null_string,
     ngx_string("upstream"),
     ngx_string("counted"),

@@ -10,6 +10,9 @@
 #define NGX_HTTP_CLAWD_REGISTRY_VERSION  1
 #define NGX_HTTP_CLAWD_REGISTRY_PLACE    0    /* in the list of areas */
 
+/* pages that names must leave to the blocks of processes */
+#define NGX_HTTP_CLAWD_PAGES_KEPT        4
+
 /* no honest request has more; keeps what an upstream claims from a wrap */
 #define NGX_HTTP_CLAWD_TOKENS_MAX        1000000000
 
@@ -250,6 +253,10 @@ ngx_http_clawd_series_add(ngx_http_clawd_zone_t *zone,
 {
     ngx_uint_t                i;
     ngx_http_clawd_series_t  *series;
+
+    if (zone->shpool->pfree <= NGX_HTTP_CLAWD_PAGES_KEPT) {
+        return NGX_ERROR;
+    }
 
     series = ngx_slab_calloc_locked(zone->shpool, size);
     if (series == NULL) {

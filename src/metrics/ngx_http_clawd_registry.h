@@ -58,6 +58,12 @@ typedef enum {
 } ngx_http_clawd_source_e;
 
 
+/* what they are called, in labels and logs; empty for NONE */
+
+extern ngx_str_t  ngx_http_clawd_fails[NGX_HTTP_CLAWD_FAIL_MAX];
+extern ngx_str_t  ngx_http_clawd_sources[NGX_HTTP_CLAWD_SOURCE_MAX];
+
+
 /*
  * What one request was, told once, when it is settled.  Times are in
  * microseconds, NGX_HTTP_CLAWD_ABSENT where there was no such thing: a request

@@ -210,11 +210,16 @@ ngx_http_clawd_text_histogram(ngx_http_clawd_text_t *t, char *name,
     ngx_http_clawd_label_t *labels, ngx_http_clawd_scale_e scale,
     ngx_http_clawd_snapshot_t *s)
 {
+    ngx_str_t                      id;
     ngx_uint_t                     i, n, told;
     const ngx_http_clawd_bound_t  *bounds;
 
+    id.len = s->exemplar.len;
+    id.data = s->exemplar.id;
+
+    told = !t->openmetrics || !ngx_http_clawd_text_label_valid(&id);
+
     bounds = ngx_http_clawd_histogram_bounds(scale, &n);
-    told = !t->openmetrics || s->exemplar.len == 0;
 
     for (i = 0; i < n; i++) {
         ngx_http_clawd_text_series(t, name, "_bucket", labels, &bounds[i].le);

@@ -263,7 +263,7 @@ nomem:
 }
 
 
-ngx_int_t
+void
 ngx_http_clawd_zone_claim(ngx_shm_zone_t *shm_zone, ngx_log_t *log)
 {
     ngx_http_clawd_proc_t  *proc;
@@ -281,7 +281,7 @@ ngx_http_clawd_zone_claim(ngx_shm_zone_t *shm_zone, ngx_log_t *log)
         ngx_log_error(NGX_LOG_ERR, log, 0,
                       "zone \"%V\" is full: what this worker holds is not "
                       "counted", &shm_zone->shm.name);
-        return NGX_ERROR;
+        return;
     }
 
     /*
@@ -296,8 +296,6 @@ ngx_http_clawd_zone_claim(ngx_shm_zone_t *shm_zone, ngx_log_t *log)
     proc->pid = ngx_pid;
 
     zone->proc = proc;
-
-    return NGX_OK;
 }
 
 

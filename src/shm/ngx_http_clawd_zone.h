@@ -78,10 +78,11 @@ ngx_shm_zone_t *ngx_http_clawd_zone_add(ngx_conf_t *cf, ngx_str_t *value,
 /*
  * Claims the block of this process's slot; to be called from init_process of
  * workers and of a single process.  What a dead owner of the slot held is
- * given back first.  NGX_ERROR: the zone has no room for the block, a message
- * was logged, and what lives in process blocks is not counted.
+ * given back first.  When the zone has no room for the block that is logged,
+ * zone->proc stays NULL and the worker serves without: a full zone must not
+ * keep workers from starting.
  */
-ngx_int_t ngx_http_clawd_zone_claim(ngx_shm_zone_t *shm_zone, ngx_log_t *log);
+void ngx_http_clawd_zone_claim(ngx_shm_zone_t *shm_zone, ngx_log_t *log);
 
 /* Gives the block back; to be called from exit_process.  Cannot fail. */
 void ngx_http_clawd_zone_release(ngx_shm_zone_t *shm_zone);
