@@ -122,7 +122,6 @@ build_asan()
     source=$("$root/tools/nginx-source.sh")
     ignore=$root/build/ubsan-ignore.txt
 
-    mkdir -p "$root/build"
     printf '[undefined]\nsrc:src/*\nsrc:*/clawd/source/*\n' > "$ignore.new"
     printf 'src:%s/*\n' "$out" >> "$ignore.new"
     cmp -s "$ignore.new" "$ignore" || mv "$ignore.new" "$ignore"
@@ -162,6 +161,12 @@ build_126()
     ln -sf "$core/nginx" "$out/nginx"
 }
 
+
+# Two builds of one kind would trip over each other.
+
+mkdir -p "$root/build"
+exec 8> "$root/build/.$kind.lock"
+flock 8
 
 packaged=$(command -v nginx || true)
 [ -n "$packaged" ] || packaged=/usr/sbin/nginx
