@@ -91,7 +91,7 @@ build/unit/test_%: t/unit/test_%.c $(UNIT_OBJ) \
                    $$(call linked,unit,t/unit/test_$$*.c) $(HDRS)
 	@mkdir -p $(@D)
 	$(CC) $(STRICT) $(SANITIZE) $(INCS) -It/unit -o $@ $< \
-	    $(sort $(filter %.o,$^)) -lcmocka -lcrypto -lz
+	    $(sort $(filter %.o,$^)) -lcmocka -ljansson -lcrypto -lz
 
 
 .PHONY: t

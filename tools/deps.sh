@@ -10,7 +10,7 @@ set -eu
 . "$(dirname "$0")/common.sh"
 
 build="nginx nginx-dev gcc make libc6-dev libssl-dev zlib1g-dev libpcre2-dev"
-unit="libcmocka-dev"
+unit="libcmocka-dev libjansson-dev"
 test="perl libtest-base-perl curl"
 check="clang clang-tidy clang-format cppcheck python3 git"
 fuzz="clang"

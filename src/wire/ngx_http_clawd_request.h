@@ -48,7 +48,8 @@ typedef struct {
     /* set by the caller */
 
     ngx_http_clawd_format_e  format;
-    int64_t                  max_tokens;   /* cap on the output; 0 = none */
+    int64_t                  max_tokens;   /* cap on the output, at most
+                                              2^53; 0 = none */
     unsigned                 native:1;     /* an /api/ endpoint */
     unsigned                 admin:1;      /* may keep keep_alive, options… */
 
