@@ -384,7 +384,10 @@ ngx_http_clawd_prometheus_sources(ngx_http_clawd_text_t *t,
 }
 
 
-/* Errors that share a reason share a series. */
+/*
+ * Errors that share a reason share a series.  Refusals are there from the
+ * start, failures of ours and of upstreams only when one was counted as such.
+ */
 
 static void
 ngx_http_clawd_prometheus_rejects(ngx_http_clawd_text_t *t,
@@ -396,8 +399,7 @@ ngx_http_clawd_prometheus_rejects(ngx_http_clawd_text_t *t,
     ngx_http_clawd_label_t  labels[2];
 
     ngx_http_clawd_text_family(t, NGX_HTTP_CLAWD_COUNTER, "clawdbot_rejected",
-                               "Requests refused for want of a user or of a "
-                               "permitted request.");
+                               "Requests refused before they went upstream.");
 
     labels[0].key = "reason";
     labels[1].key = NULL;
@@ -420,7 +422,9 @@ ngx_http_clawd_prometheus_rejects(ngx_http_clawd_text_t *t,
             }
         }
 
-        if (first == i && labels[0].value.len) {
+        if (first == i
+            && (n || ngx_http_clawd_error_def(i)->status < 500))
+        {
             ngx_http_clawd_text_value(t, NGX_HTTP_CLAWD_COUNTER,
                                       "clawdbot_rejected", labels, n);
         }
