@@ -136,6 +136,7 @@ ngx_http_clawd_body_model(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx)
 
     if (!ctx->body_edited) {
         ctx->asked_usage = rq.asked_usage;
+        ctx->body_size = r->headers_in.content_length_n;
     }
 
     ctx->added_usage |= rq.added_usage;

@@ -314,7 +314,7 @@ ngx_http_clawd_error_size(ngx_http_clawd_error_t *e)
 {
     size_t  len;
 
-    /* a form has the message at most twice; a byte becomes at most six */
+    /* a form has each text at most twice; a byte becomes at most six */
 
     len = 2 * (e->message.len + e->param.len + e->code.len)
           + e->request_id.len;
@@ -588,7 +588,7 @@ ngx_http_clawd_error_shaped(ngx_http_clawd_error_shape_t *shape,
         return shape->string.data != NULL;
 
     default: /* NGX_HTTP_CLAWD_OPENAI */
-        return shape->object.data != NULL;
+        return shape->object.data && !shape->anthropic;
     }
 }
 

@@ -1,0 +1,1066 @@
+/*
+ * Copyright (C) clawd authors
+ */
+
+#include "ngx_http_clawd_answer.h"
+
+
+/* what a value of a path table is for */
+
+enum {
+    ngx_http_clawd_is_nothing = 0,     /* a step of a path */
+    ngx_http_clawd_is_model,
+    ngx_http_clawd_is_reason,
+    ngx_http_clawd_is_text,            /* output of the model */
+    ngx_http_clawd_is_tool,            /* a tool call, output as well */
+    ngx_http_clawd_is_usage,           /* the object around the counts */
+    ngx_http_clawd_is_prompt,
+    ngx_http_clawd_is_early_prompt,    /* an estimate, until a count comes */
+    ngx_http_clawd_is_completion,
+    ngx_http_clawd_is_cached,          /* prompt tokens told apart */
+    ngx_http_clawd_is_choices,
+    ngx_http_clawd_is_choice,
+    ngx_http_clawd_is_error,
+    ngx_http_clawd_is_type,
+    ngx_http_clawd_is_done,
+    ngx_http_clawd_is_status
+};
+
+
+/* type of an event that has a name in its JSON */
+
+enum {
+    ngx_http_clawd_type_other = 0,
+    ngx_http_clawd_type_end,           /* the generation is complete */
+    ngx_http_clawd_type_failed,        /* complete, and failed */
+    ngx_http_clawd_type_error,
+    ngx_http_clawd_type_usage          /* messages: the real counts */
+};
+
+
+/* line: where in a line of SSE the next byte is */
+
+enum {
+    ngx_http_clawd_line_start = 0,
+    ngx_http_clawd_line_field,
+    ngx_http_clawd_line_space,         /* behind the colon */
+    ngx_http_clawd_line_data,
+    ngx_http_clawd_line_rest           /* not looked at */
+};
+
+
+typedef struct {
+    const ngx_http_clawd_json_node_t  *nodes;
+    const u_char                      *is;
+    ngx_uint_t                         n;
+} ngx_http_clawd_table_t;
+
+
+#define C  NGX_HTTP_CLAWD_JSON_CAPTURE
+
+#define ngx_http_clawd_table(name)                                            \
+    { name##_nodes, name##_is,                                                \
+      sizeof(name##_nodes) / sizeof(ngx_http_clawd_json_node_t) }
+
+
+static const ngx_http_clawd_json_node_t  ngx_http_clawd_chat_nodes[] = {
+    /*  0 */ { ngx_null_string, 0, 0 },
+    /*  1 */ { ngx_string("model"), 0, C },
+    /*  2 */ { ngx_string("choices"), 0, 0 },
+    /*  3 */ { ngx_string("*"), 2, 0 },
+    /*  4 */ { ngx_string("finish_reason"), 3, C },
+    /*  5 */ { ngx_string("text"), 3, 0 },
+    /*  6 */ { ngx_string("delta"), 3, 0 },
+    /*  7 */ { ngx_string("content"), 6, 0 },
+    /*  8 */ { ngx_string("reasoning"), 6, 0 },
+    /*  9 */ { ngx_string("reasoning_content"), 6, 0 },
+    /* 10 */ { ngx_string("refusal"), 6, 0 },
+    /* 11 */ { ngx_string("tool_calls"), 6, 0 },
+    /* 12 */ { ngx_string("*"), 11, 0 },
+    /* 13 */ { ngx_string("function"), 12, 0 },
+    /* 14 */ { ngx_string("arguments"), 13, 0 },
+    /* 15 */ { ngx_string("function_call"), 6, 0 },
+    /* 16 */ { ngx_string("arguments"), 15, 0 },
+    /* 17 */ { ngx_string("message"), 3, 0 },
+    /* 18 */ { ngx_string("content"), 17, 0 },
+    /* 19 */ { ngx_string("reasoning"), 17, 0 },
+    /* 20 */ { ngx_string("reasoning_content"), 17, 0 },
+    /* 21 */ { ngx_string("refusal"), 17, 0 },
+    /* 22 */ { ngx_string("tool_calls"), 17, 0 },
+    /* 23 */ { ngx_string("*"), 22, 0 },
+    /* 24 */ { ngx_string("function"), 23, 0 },
+    /* 25 */ { ngx_string("arguments"), 24, 0 },
+    /* 26 */ { ngx_string("function_call"), 17, 0 },
+    /* 27 */ { ngx_string("arguments"), 26, 0 },
+    /* 28 */ { ngx_string("usage"), 0, 0 },
+    /* 29 */ { ngx_string("prompt_tokens"), 28, C },
+    /* 30 */ { ngx_string("completion_tokens"), 28, C },
+    /* 31 */ { ngx_string("error"), 0, 0 }
+};
+
+static const u_char  ngx_http_clawd_chat_is[] = {
+    /*  0 */ 0, ngx_http_clawd_is_model, ngx_http_clawd_is_choices,
+    /*  3 */ ngx_http_clawd_is_choice, ngx_http_clawd_is_reason,
+    /*  5 */ ngx_http_clawd_is_text, 0, ngx_http_clawd_is_text,
+    /*  8 */ ngx_http_clawd_is_text, ngx_http_clawd_is_text,
+    /* 10 */ ngx_http_clawd_is_text, 0, ngx_http_clawd_is_tool, 0,
+    /* 14 */ ngx_http_clawd_is_text, ngx_http_clawd_is_tool,
+    /* 16 */ ngx_http_clawd_is_text, 0, ngx_http_clawd_is_text,
+    /* 19 */ ngx_http_clawd_is_text, ngx_http_clawd_is_text,
+    /* 21 */ ngx_http_clawd_is_text, 0, ngx_http_clawd_is_tool, 0,
+    /* 25 */ ngx_http_clawd_is_text, ngx_http_clawd_is_tool,
+    /* 27 */ ngx_http_clawd_is_text, ngx_http_clawd_is_usage,
+    /* 29 */ ngx_http_clawd_is_prompt, ngx_http_clawd_is_completion,
+    /* 31 */ ngx_http_clawd_is_error
+};
+
+
+static const ngx_http_clawd_json_node_t  ngx_http_clawd_responses_nodes[] = {
+    /*  0 */ { ngx_null_string, 0, 0 },
+    /*  1 */ { ngx_string("type"), 0, C },
+    /*  2 */ { ngx_string("model"), 0, C },
+    /*  3 */ { ngx_string("status"), 0, C },
+    /*  4 */ { ngx_string("delta"), 0, 0 },
+    /*  5 */ { ngx_string("usage"), 0, 0 },
+    /*  6 */ { ngx_string("input_tokens"), 5, C },
+    /*  7 */ { ngx_string("output_tokens"), 5, C },
+    /*  8 */ { ngx_string("error"), 0, 0 },
+    /*  9 */ { ngx_string("response"), 0, 0 },
+    /* 10 */ { ngx_string("model"), 9, C },
+    /* 11 */ { ngx_string("status"), 9, C },
+    /* 12 */ { ngx_string("usage"), 9, 0 },
+    /* 13 */ { ngx_string("input_tokens"), 12, C },
+    /* 14 */ { ngx_string("output_tokens"), 12, C },
+    /* 15 */ { ngx_string("output"), 0, 0 },
+    /* 16 */ { ngx_string("*"), 15, 0 },
+    /* 17 */ { ngx_string("content"), 16, 0 },
+    /* 18 */ { ngx_string("*"), 17, 0 },
+    /* 19 */ { ngx_string("text"), 18, 0 },
+    /* 20 */ { ngx_string("arguments"), 16, 0 },
+    /* 21 */ { ngx_string("summary"), 16, 0 },
+    /* 22 */ { ngx_string("*"), 21, 0 },
+    /* 23 */ { ngx_string("text"), 22, 0 }
+};
+
+static const u_char  ngx_http_clawd_responses_is[] = {
+    /*  0 */ 0, ngx_http_clawd_is_type, ngx_http_clawd_is_model,
+    /*  3 */ ngx_http_clawd_is_reason, ngx_http_clawd_is_text,
+    /*  5 */ ngx_http_clawd_is_usage, ngx_http_clawd_is_prompt,
+    /*  7 */ ngx_http_clawd_is_completion, ngx_http_clawd_is_error, 0,
+    /* 10 */ ngx_http_clawd_is_model, ngx_http_clawd_is_reason,
+    /* 12 */ ngx_http_clawd_is_usage, ngx_http_clawd_is_prompt,
+    /* 14 */ ngx_http_clawd_is_completion, 0, 0, 0, 0,
+    /* 19 */ ngx_http_clawd_is_text, ngx_http_clawd_is_text, 0, 0,
+    /* 23 */ ngx_http_clawd_is_text
+};
+
+
+static const ngx_http_clawd_json_node_t  ngx_http_clawd_messages_nodes[] = {
+    /*  0 */ { ngx_null_string, 0, 0 },
+    /*  1 */ { ngx_string("type"), 0, C },
+    /*  2 */ { ngx_string("model"), 0, C },
+    /*  3 */ { ngx_string("stop_reason"), 0, C },
+    /*  4 */ { ngx_string("usage"), 0, 0 },
+    /*  5 */ { ngx_string("input_tokens"), 4, C },
+    /*  6 */ { ngx_string("output_tokens"), 4, C },
+    /*  7 */ { ngx_string("cache_creation_input_tokens"), 4, C },
+    /*  8 */ { ngx_string("cache_read_input_tokens"), 4, C },
+    /*  9 */ { ngx_string("message"), 0, 0 },
+    /* 10 */ { ngx_string("model"), 9, C },
+    /* 11 */ { ngx_string("usage"), 9, 0 },
+    /* 12 */ { ngx_string("input_tokens"), 11, C },
+    /* 13 */ { ngx_string("cache_creation_input_tokens"), 11, C },
+    /* 14 */ { ngx_string("cache_read_input_tokens"), 11, C },
+    /* 15 */ { ngx_string("delta"), 0, 0 },
+    /* 16 */ { ngx_string("stop_reason"), 15, C },
+    /* 17 */ { ngx_string("text"), 15, 0 },
+    /* 18 */ { ngx_string("thinking"), 15, 0 },
+    /* 19 */ { ngx_string("partial_json"), 15, 0 },
+    /* 20 */ { ngx_string("content"), 0, 0 },
+    /* 21 */ { ngx_string("*"), 20, 0 },
+    /* 22 */ { ngx_string("text"), 21, 0 },
+    /* 23 */ { ngx_string("thinking"), 21, 0 },
+    /* 24 */ { ngx_string("input"), 21, 0 },
+    /* 25 */ { ngx_string("error"), 0, 0 }
+};
+
+static const u_char  ngx_http_clawd_messages_is[] = {
+    /*  0 */ 0, ngx_http_clawd_is_type, ngx_http_clawd_is_model,
+    /*  3 */ ngx_http_clawd_is_reason, ngx_http_clawd_is_usage,
+    /*  5 */ ngx_http_clawd_is_prompt, ngx_http_clawd_is_completion,
+    /*  7 */ ngx_http_clawd_is_cached, ngx_http_clawd_is_cached, 0,
+    /* 10 */ ngx_http_clawd_is_model, 0, ngx_http_clawd_is_early_prompt,
+    /* 13 */ ngx_http_clawd_is_cached, ngx_http_clawd_is_cached, 0,
+    /* 16 */ ngx_http_clawd_is_reason, ngx_http_clawd_is_text,
+    /* 18 */ ngx_http_clawd_is_text, ngx_http_clawd_is_text, 0, 0,
+    /* 22 */ ngx_http_clawd_is_text, ngx_http_clawd_is_text,
+    /* 24 */ ngx_http_clawd_is_tool, ngx_http_clawd_is_error
+};
+
+
+static const ngx_http_clawd_json_node_t  ngx_http_clawd_native_nodes[] = {
+    /*  0 */ { ngx_null_string, 0, 0 },
+    /*  1 */ { ngx_string("model"), 0, C },
+    /*  2 */ { ngx_string("message"), 0, 0 },
+    /*  3 */ { ngx_string("content"), 2, 0 },
+    /*  4 */ { ngx_string("thinking"), 2, 0 },
+    /*  5 */ { ngx_string("tool_calls"), 2, 0 },
+    /*  6 */ { ngx_string("*"), 5, 0 },
+    /*  7 */ { ngx_string("response"), 0, 0 },
+    /*  8 */ { ngx_string("thinking"), 0, 0 },
+    /*  9 */ { ngx_string("done"), 0, 0 },
+    /* 10 */ { ngx_string("done_reason"), 0, C },
+    /* 11 */ { ngx_string("prompt_eval_count"), 0, C },
+    /* 12 */ { ngx_string("eval_count"), 0, C },
+    /* 13 */ { ngx_string("error"), 0, 0 },
+    /* 14 */ { ngx_string("status"), 0, C }
+};
+
+static const u_char  ngx_http_clawd_native_is[] = {
+    /*  0 */ 0, ngx_http_clawd_is_model, 0, ngx_http_clawd_is_text,
+    /*  4 */ ngx_http_clawd_is_text, 0, ngx_http_clawd_is_tool,
+    /*  7 */ ngx_http_clawd_is_text, ngx_http_clawd_is_text,
+    /*  9 */ ngx_http_clawd_is_done, ngx_http_clawd_is_reason,
+    /* 11 */ ngx_http_clawd_is_prompt, ngx_http_clawd_is_completion,
+    /* 13 */ ngx_http_clawd_is_error, ngx_http_clawd_is_status
+};
+
+
+static const ngx_http_clawd_json_node_t  ngx_http_clawd_embeddings_nodes[] = {
+    /*  0 */ { ngx_null_string, 0, 0 },
+    /*  1 */ { ngx_string("model"), 0, C },
+    /*  2 */ { ngx_string("usage"), 0, 0 },
+    /*  3 */ { ngx_string("prompt_tokens"), 2, C },
+    /*  4 */ { ngx_string("prompt_eval_count"), 0, C },
+    /*  5 */ { ngx_string("error"), 0, 0 }
+};
+
+static const u_char  ngx_http_clawd_embeddings_is[] = {
+    /*  0 */ 0, ngx_http_clawd_is_model, ngx_http_clawd_is_usage,
+    /*  3 */ ngx_http_clawd_is_prompt, ngx_http_clawd_is_prompt,
+    /*  5 */ ngx_http_clawd_is_error
+};
+
+#undef C
+
+
+/* in the order of ngx_http_clawd_format_e */
+
+static const ngx_http_clawd_table_t  ngx_http_clawd_tables[] = {
+    { NULL, NULL, 0 },
+    ngx_http_clawd_table(ngx_http_clawd_chat),
+    ngx_http_clawd_table(ngx_http_clawd_chat),
+    ngx_http_clawd_table(ngx_http_clawd_responses),
+    ngx_http_clawd_table(ngx_http_clawd_messages),
+    ngx_http_clawd_table(ngx_http_clawd_native),
+    ngx_http_clawd_table(ngx_http_clawd_embeddings)
+};
+
+
+static ngx_int_t ngx_http_clawd_answer_json(ngx_http_clawd_answer_t *a,
+    u_char **pos, u_char *last);
+static ngx_int_t ngx_http_clawd_answer_ndjson(ngx_http_clawd_answer_t *a,
+    u_char **pos, u_char *last);
+static ngx_int_t ngx_http_clawd_answer_sse(ngx_http_clawd_answer_t *a,
+    u_char **pos, u_char *last);
+static ngx_int_t ngx_http_clawd_sse_line_end(ngx_http_clawd_answer_t *a,
+    u_char **pos, u_char *last);
+static void ngx_http_clawd_sse_line_start(ngx_http_clawd_answer_t *a,
+    u_char c);
+static void ngx_http_clawd_sse_field(ngx_http_clawd_answer_t *a,
+    ngx_uint_t colon);
+static void ngx_http_clawd_sse_data(ngx_http_clawd_answer_t *a, u_char *p,
+    u_char *last);
+static u_char *ngx_http_clawd_sse_eol(u_char *p, u_char *last);
+static void ngx_http_clawd_event_clear(ngx_http_clawd_answer_t *a);
+static void ngx_http_clawd_event_feed(ngx_http_clawd_answer_t *a, u_char *p,
+    u_char *last);
+static void ngx_http_clawd_event_value(ngx_http_clawd_answer_t *a,
+    ngx_http_clawd_json_event_e ev);
+static void ngx_http_clawd_event_scalar(ngx_http_clawd_answer_t *a,
+    ngx_uint_t is);
+static void ngx_http_clawd_event_count(ngx_http_clawd_answer_t *a,
+    int64_t *count, ngx_uint_t add);
+static ngx_uint_t ngx_http_clawd_event_type(ngx_http_clawd_json_t *js);
+static void ngx_http_clawd_event_end(ngx_http_clawd_answer_t *a);
+static void ngx_http_clawd_event_usage(ngx_http_clawd_answer_t *a);
+static void ngx_http_clawd_event_complete(ngx_http_clawd_answer_t *a);
+static uint16_t ngx_http_clawd_answer_text(u_char *dst, size_t size,
+    ngx_http_clawd_json_t *js);
+
+
+#define ngx_http_clawd_text_is(js, s)                                         \
+    ((js)->text_len == sizeof(s) - 1 && !(js)->truncated                      \
+     && ngx_memcmp((js)->text, s, sizeof(s) - 1) == 0)
+
+#define ngx_http_clawd_chat(a)                                                \
+    ((a)->format == NGX_HTTP_CLAWD_FORMAT_CHAT                                \
+     || (a)->format == NGX_HTTP_CLAWD_FORMAT_COMPLETIONS)
+
+
+void
+ngx_http_clawd_answer_init(ngx_http_clawd_answer_t *a,
+    ngx_http_clawd_format_e format, ngx_http_clawd_framing_e framing)
+{
+    ngx_memzero(a, offsetof(ngx_http_clawd_answer_t, js));
+
+    a->format = format;
+    a->framing = format ? framing : NGX_HTTP_CLAWD_FRAMING_NONE;
+    a->first = 1;
+
+    a->facts.prompt_tokens = -1;
+    a->facts.completion_tokens = -1;
+
+    ngx_http_clawd_event_clear(a);
+}
+
+
+ngx_int_t
+ngx_http_clawd_answer_read(ngx_http_clawd_answer_t *a, u_char **pos,
+    u_char *last)
+{
+    switch (a->framing) {
+
+    case NGX_HTTP_CLAWD_FRAMING_JSON:
+        return ngx_http_clawd_answer_json(a, pos, last);
+
+    case NGX_HTTP_CLAWD_FRAMING_NDJSON:
+        return ngx_http_clawd_answer_ndjson(a, pos, last);
+
+    case NGX_HTTP_CLAWD_FRAMING_SSE:
+        return ngx_http_clawd_answer_sse(a, pos, last);
+
+    default:
+        *pos = last;
+        return NGX_AGAIN;
+    }
+}
+
+
+ngx_http_clawd_end_e
+ngx_http_clawd_answer_end(ngx_http_clawd_answer_t *a)
+{
+    ngx_http_clawd_end_e  end;
+
+    a->usage_only = 0;
+    a->done = 0;
+
+    if (a->event == NGX_HTTP_CLAWD_EVENT_NONE) {
+        return NGX_HTTP_CLAWD_END_BOUNDARY;
+    }
+
+    if (a->framing == NGX_HTTP_CLAWD_FRAMING_SSE
+        && !a->data && !a->other && a->line != ngx_http_clawd_line_field)
+    {
+        end = NGX_HTTP_CLAWD_END_COMMENT;
+
+    } else if (a->line != ngx_http_clawd_line_field
+               && ((a->begun && a->whole && !a->junk)
+                   || (a->head_len == 6
+                       && ngx_memcmp(a->head, "[DONE]", 6) == 0)))
+    {
+        ngx_http_clawd_event_end(a);
+        return NGX_HTTP_CLAWD_END_WHOLE;
+
+    } else {
+        a->facts.anomaly = 1;
+        end = NGX_HTTP_CLAWD_END_BROKEN;
+    }
+
+    ngx_http_clawd_event_clear(a);
+    a->event = NGX_HTTP_CLAWD_EVENT_NONE;
+
+    return end;
+}
+
+
+static ngx_int_t
+ngx_http_clawd_answer_json(ngx_http_clawd_answer_t *a, u_char **pos,
+    u_char *last)
+{
+    u_char  *p;
+
+    p = *pos;
+    *pos = last;
+
+    if (p < last && a->event == NGX_HTTP_CLAWD_EVENT_NONE && !a->done) {
+        a->event = NGX_HTTP_CLAWD_EVENT_PLAIN;
+    }
+
+    if (a->event == NGX_HTTP_CLAWD_EVENT_NONE) {
+        return NGX_AGAIN;
+    }
+
+    ngx_http_clawd_event_feed(a, p, last);
+
+    if (a->whole) {
+        ngx_http_clawd_event_end(a);
+
+        /* one value is all there is to read */
+        a->done = 1;
+    }
+
+    return NGX_AGAIN;
+}
+
+
+static ngx_int_t
+ngx_http_clawd_answer_ndjson(ngx_http_clawd_answer_t *a, u_char **pos,
+    u_char *last)
+{
+    u_char  *p, *eol;
+
+    p = *pos;
+
+    while (p < last) {
+
+        if (a->event == NGX_HTTP_CLAWD_EVENT_NONE) {
+
+            if (*p == ' ' || *p == '\t' || *p == '\r' || *p == '\n') {
+                p++;
+                continue;
+            }
+
+            a->event = NGX_HTTP_CLAWD_EVENT_PLAIN;
+        }
+
+        eol = memchr(p, '\n', last - p);
+
+        ngx_http_clawd_event_feed(a, p, eol ? eol : last);
+
+        if (eol == NULL) {
+            break;
+        }
+
+        ngx_http_clawd_event_end(a);
+        *pos = eol + 1;
+
+        return NGX_OK;
+    }
+
+    *pos = last;
+
+    return NGX_AGAIN;
+}
+
+
+static ngx_int_t
+ngx_http_clawd_answer_sse(ngx_http_clawd_answer_t *a, u_char **pos,
+    u_char *last)
+{
+    u_char  *p, *eol;
+
+    p = *pos;
+
+    if (p < last && a->skip_lf) {
+        a->skip_lf = 0;
+
+        if (*p == '\n') {
+            p++;
+        }
+    }
+
+    while (p < last) {
+
+        if (*p == '\n' || *p == '\r') {
+            if (ngx_http_clawd_sse_line_end(a, &p, last) == NGX_OK) {
+                *pos = p;
+                return NGX_OK;
+            }
+
+            continue;
+        }
+
+        switch (a->line) {
+
+        case ngx_http_clawd_line_start:
+            ngx_http_clawd_sse_line_start(a, *p);
+            break;
+
+        case ngx_http_clawd_line_field:
+
+            if (*p == ':') {
+                ngx_http_clawd_sse_field(a, 1);
+
+            } else if (a->field_len < sizeof(a->field)) {
+                a->field[a->field_len++] = *p;
+            }
+
+            p++;
+            break;
+
+        case ngx_http_clawd_line_space:
+            a->line = ngx_http_clawd_line_data;
+
+            if (*p == ' ') {
+                p++;
+            }
+
+            break;
+
+        default:
+            eol = ngx_http_clawd_sse_eol(p, last);
+
+            if (a->line == ngx_http_clawd_line_data) {
+                ngx_http_clawd_sse_data(a, p, eol);
+            }
+
+            p = eol;
+        }
+    }
+
+    *pos = last;
+
+    return NGX_AGAIN;
+}
+
+
+/* CR, LF or CRLF; NGX_OK when it is the blank line behind an event */
+
+static ngx_int_t
+ngx_http_clawd_sse_line_end(ngx_http_clawd_answer_t *a, u_char **pos,
+    u_char *last)
+{
+    u_char  *p;
+
+    p = *pos;
+
+    if (*p++ == '\r') {
+        if (p == last) {
+            a->skip_lf = 1;
+
+        } else if (*p == '\n') {
+            p++;
+        }
+    }
+
+    *pos = p;
+
+    if (a->line == ngx_http_clawd_line_field) {
+        ngx_http_clawd_sse_field(a, 0);
+    }
+
+    if (a->line != ngx_http_clawd_line_start) {
+        a->line = ngx_http_clawd_line_start;
+        a->first = 0;
+        return NGX_AGAIN;
+    }
+
+    if (a->event == NGX_HTTP_CLAWD_EVENT_NONE) {
+        return NGX_AGAIN;
+    }
+
+    ngx_http_clawd_event_end(a);
+
+    return NGX_OK;
+}
+
+
+static void
+ngx_http_clawd_sse_line_start(ngx_http_clawd_answer_t *a, u_char c)
+{
+    if (a->event == NGX_HTTP_CLAWD_EVENT_NONE) {
+        a->usage_only = 0;
+        a->done = 0;
+
+        /* a comment is a heartbeat: it waits for nothing */
+
+        a->event = (ngx_http_clawd_chat(a) && c != ':')
+                   ? NGX_HTTP_CLAWD_EVENT_OPEN : NGX_HTTP_CLAWD_EVENT_PLAIN;
+    }
+
+    a->field_len = 0;
+    a->line = (c == ':') ? ngx_http_clawd_line_rest
+                         : ngx_http_clawd_line_field;
+}
+
+
+static void
+ngx_http_clawd_sse_field(ngx_http_clawd_answer_t *a, ngx_uint_t colon)
+{
+    size_t   len;
+    u_char  *name;
+
+    name = a->field;
+    len = a->field_len;
+
+    if (a->first && len >= 3 && ngx_memcmp(name, "\xef\xbb\xbf", 3) == 0) {
+        name += 3;
+        len -= 3;
+    }
+
+    if (len == 4 && ngx_memcmp(name, "data", 4) == 0) {
+
+        if (a->data) {
+            ngx_http_clawd_sse_data(a, (u_char *) "\n",
+                                    (u_char *) "\n" + 1);
+        }
+
+        a->data = 1;
+        a->line = colon ? ngx_http_clawd_line_space
+                        : ngx_http_clawd_line_rest;
+        return;
+    }
+
+    a->line = ngx_http_clawd_line_rest;
+
+    if ((len == 5 && ngx_memcmp(name, "event", 5) == 0)
+        || (len == 5 && ngx_memcmp(name, "retry", 5) == 0)
+        || (len == 2 && ngx_memcmp(name, "id", 2) == 0))
+    {
+        a->other = 1;
+        return;
+    }
+
+    /* a byte order mark alone in front of a comment */
+
+    if (len == 0 && colon) {
+        return;
+    }
+
+    a->other = 1;
+    a->event = NGX_HTTP_CLAWD_EVENT_PLAIN;
+}
+
+
+static void
+ngx_http_clawd_sse_data(ngx_http_clawd_answer_t *a, u_char *p, u_char *last)
+{
+    size_t  n;
+
+    if (!a->begun && a->head_len == 0) {
+
+        while (p < last && (*p == ' ' || *p == '\t' || *p == '\n')) {
+            p++;
+        }
+
+        if (p == last) {
+            return;
+        }
+    }
+
+    if (a->begun || (a->head_len == 0 && *p == '{')) {
+        ngx_http_clawd_event_feed(a, p, last);
+        return;
+    }
+
+    a->event = NGX_HTTP_CLAWD_EVENT_PLAIN;
+
+    n = ngx_min((size_t) (last - p), sizeof(a->head) - a->head_len);
+
+    ngx_memcpy(a->head + a->head_len, p, n);
+    a->head_len += n;
+}
+
+
+static u_char *
+ngx_http_clawd_sse_eol(u_char *p, u_char *last)
+{
+    u_char  *lf, *cr;
+
+    lf = memchr(p, '\n', last - p);
+
+    if (lf) {
+        last = lf;
+    }
+
+    cr = memchr(p, '\r', last - p);
+
+    return cr ? cr : last;
+}
+
+
+static void
+ngx_http_clawd_event_clear(ngx_http_clawd_answer_t *a)
+{
+    a->event = NGX_HTTP_CLAWD_EVENT_NONE;
+    a->begun = 0;
+    a->whole = 0;
+    a->junk = 0;
+    a->data = 0;
+    a->other = 0;
+    a->tool = 0;
+    a->usage = 0;
+    a->nameless = 0;
+    a->failed = 0;
+    a->done_true = 0;
+    a->success = 0;
+    a->line = ngx_http_clawd_line_start;
+    a->head_len = 0;
+    a->type = ngx_http_clawd_type_other;
+    a->reason_len = 0;
+    a->prompt = -1;
+    a->completion = -1;
+    a->cached = 0;
+    a->text = 0;
+}
+
+
+/* more bytes of the event's JSON; what follows its root value is ignored */
+
+static void
+ngx_http_clawd_event_feed(ngx_http_clawd_answer_t *a, u_char *p,
+    u_char *last)
+{
+    ngx_http_clawd_json_event_e    ev;
+    const ngx_http_clawd_table_t  *table;
+
+    if (!a->begun) {
+        table = &ngx_http_clawd_tables[a->format];
+        ngx_http_clawd_json_init(&a->js, table->nodes, table->n);
+        a->begun = 1;
+    }
+
+    while (p < last && !a->whole && !a->junk) {
+
+        ev = ngx_http_clawd_json_next(&a->js, &p, last);
+
+        switch (ev) {
+
+        case NGX_HTTP_CLAWD_JSON_AGAIN:
+            return;
+
+        case NGX_HTTP_CLAWD_JSON_DONE:
+            a->whole = 1;
+            return;
+
+        case NGX_HTTP_CLAWD_JSON_ERROR:
+            a->junk = 1;
+            a->event = NGX_HTTP_CLAWD_EVENT_PLAIN;
+            return;
+
+        default:
+            ngx_http_clawd_event_value(a, ev);
+        }
+    }
+
+    /* DONE is told by a call, not by a byte */
+
+    if (!a->whole && !a->junk
+        && ngx_http_clawd_json_next(&a->js, &p, last)
+           == NGX_HTTP_CLAWD_JSON_DONE)
+    {
+        a->whole = 1;
+    }
+}
+
+
+static void
+ngx_http_clawd_event_value(ngx_http_clawd_answer_t *a,
+    ngx_http_clawd_json_event_e ev)
+{
+    ngx_uint_t  is;
+
+    is = ngx_http_clawd_tables[a->format].is[a->js.node];
+
+    if (is == ngx_http_clawd_is_choice
+        || (is == ngx_http_clawd_is_choices
+            && ev == NGX_HTTP_CLAWD_JSON_SCALAR)
+        || (is == ngx_http_clawd_is_error
+            && a->js.type != NGX_HTTP_CLAWD_JSON_NULL))
+    {
+        a->event = NGX_HTTP_CLAWD_EVENT_PLAIN;
+    }
+
+    if (ev == NGX_HTTP_CLAWD_JSON_SCALAR) {
+        ngx_http_clawd_event_scalar(a, is);
+        return;
+    }
+
+    if (ev == NGX_HTTP_CLAWD_JSON_END) {
+
+        if (is == ngx_http_clawd_is_choices
+            && a->event == NGX_HTTP_CLAWD_EVENT_OPEN)
+        {
+            a->event = NGX_HTTP_CLAWD_EVENT_EMPTY;
+        }
+
+        return;
+    }
+
+    switch (is) {
+
+    case ngx_http_clawd_is_tool:
+        a->tool = 1;
+        break;
+
+    case ngx_http_clawd_is_usage:
+        a->usage = (a->js.type == NGX_HTTP_CLAWD_JSON_OBJECT);
+        break;
+
+    case ngx_http_clawd_is_error:
+        a->failed = 1;
+        break;
+    }
+}
+
+
+static void
+ngx_http_clawd_event_scalar(ngx_http_clawd_answer_t *a, ngx_uint_t is)
+{
+    ngx_http_clawd_json_t  *js;
+
+    js = &a->js;
+
+    switch (is) {
+
+    case ngx_http_clawd_is_prompt:
+        ngx_http_clawd_event_count(a, &a->prompt, 0);
+        return;
+
+    case ngx_http_clawd_is_early_prompt:
+        ngx_http_clawd_event_count(a, &a->prompt, 0);
+        return;
+
+    case ngx_http_clawd_is_completion:
+        ngx_http_clawd_event_count(a, &a->completion, 0);
+        return;
+
+    case ngx_http_clawd_is_cached:
+        ngx_http_clawd_event_count(a, &a->cached, 1);
+        return;
+
+    case ngx_http_clawd_is_done:
+        a->done_true = (js->type == NGX_HTTP_CLAWD_JSON_TRUE);
+        return;
+
+    case ngx_http_clawd_is_error:
+        a->failed = (js->type != NGX_HTTP_CLAWD_JSON_NULL);
+        return;
+    }
+
+    if (js->type != NGX_HTTP_CLAWD_JSON_STRING) {
+        return;
+    }
+
+    switch (is) {
+
+    case ngx_http_clawd_is_text:
+        a->text += js->size;
+        return;
+
+    case ngx_http_clawd_is_model:
+        a->nameless = (js->size == 0);
+
+        if (a->facts.model_len == 0) {
+            a->facts.model_len = ngx_http_clawd_answer_text(a->facts.model,
+                                               sizeof(a->facts.model), js);
+        }
+
+        return;
+
+    case ngx_http_clawd_is_reason:
+        a->reason_len = ngx_http_clawd_answer_text(a->reason,
+                                                   sizeof(a->reason), js);
+        return;
+
+    case ngx_http_clawd_is_status:
+
+        if (ngx_http_clawd_text_is(js, "success")) {
+            a->success = 1;
+            a->reason_len = ngx_http_clawd_answer_text(a->reason,
+                                                       sizeof(a->reason), js);
+        }
+
+        return;
+
+    case ngx_http_clawd_is_type:
+        a->type = ngx_http_clawd_event_type(js);
+        return;
+    }
+}
+
+
+/* each count on its own: a junk one is as good as none */
+
+static void
+ngx_http_clawd_event_count(ngx_http_clawd_answer_t *a, int64_t *count,
+    ngx_uint_t add)
+{
+    int64_t  n;
+
+    if (a->js.type == NGX_HTTP_CLAWD_JSON_NULL) {
+        return;
+    }
+
+    n = (a->js.type == NGX_HTTP_CLAWD_JSON_NUMBER)
+        ? ngx_http_clawd_json_count(&a->js) : -1;
+
+    if (n < 0) {
+        a->facts.anomaly = 1;
+        return;
+    }
+
+    *count = add ? *count + n : n;
+}
+
+
+static ngx_uint_t
+ngx_http_clawd_event_type(ngx_http_clawd_json_t *js)
+{
+    if (ngx_http_clawd_text_is(js, "response.completed")
+        || ngx_http_clawd_text_is(js, "response.incomplete")
+        || ngx_http_clawd_text_is(js, "message_stop"))
+    {
+        return ngx_http_clawd_type_end;
+    }
+
+    if (ngx_http_clawd_text_is(js, "response.failed")) {
+        return ngx_http_clawd_type_failed;
+    }
+
+    if (ngx_http_clawd_text_is(js, "error")) {
+        return ngx_http_clawd_type_error;
+    }
+
+    if (ngx_http_clawd_text_is(js, "message_delta")) {
+        return ngx_http_clawd_type_usage;
+    }
+
+    return ngx_http_clawd_type_other;
+}
+
+
+/* the event or line has ended: what it said becomes fact */
+
+static void
+ngx_http_clawd_event_end(ngx_http_clawd_answer_t *a)
+{
+    ngx_http_clawd_facts_t  *f;
+
+    f = &a->facts;
+
+    a->usage_only = 0;
+    a->done = (a->head_len == 6 && ngx_memcmp(a->head, "[DONE]", 6) == 0);
+
+    if ((a->begun && (a->junk || !a->whole)) || (a->head_len && !a->done)) {
+        f->anomaly = 1;
+    }
+
+    if (a->begun && !a->junk && a->whole) {
+
+        if (a->text || a->tool) {
+            f->deltas++;
+            f->text_bytes += a->text;
+        }
+
+        a->usage_only = (a->event == NGX_HTTP_CLAWD_EVENT_EMPTY && a->usage);
+
+        ngx_http_clawd_event_complete(a);
+        ngx_http_clawd_event_usage(a);
+    }
+
+    ngx_http_clawd_event_clear(a);
+}
+
+
+static void
+ngx_http_clawd_event_complete(ngx_http_clawd_answer_t *a)
+{
+    ngx_uint_t               end, json;
+    ngx_http_clawd_facts_t  *f;
+
+    f = &a->facts;
+    json = (a->framing == NGX_HTTP_CLAWD_FRAMING_JSON);
+
+    if (a->failed || a->type == ngx_http_clawd_type_error
+        || a->type == ngx_http_clawd_type_failed)
+    {
+        f->error = 1;
+        f->told = 1;
+    }
+
+    if (a->nameless && f->model_len && ngx_http_clawd_chat(a)) {
+        f->error = 1;
+    }
+
+    end = (a->type == ngx_http_clawd_type_end
+           || a->type == ngx_http_clawd_type_failed
+           || a->done_true || a->success
+           || (ngx_http_clawd_chat(a) && a->reason_len)
+           || (json && !ngx_http_clawd_chat(a) && !f->error));
+
+    /* a status that is not final is no reason to have finished */
+
+    if (a->reason_len
+        && (end || a->format != NGX_HTTP_CLAWD_FORMAT_RESPONSES))
+    {
+        ngx_memcpy(f->finish, a->reason, a->reason_len);
+        f->finish_len = a->reason_len;
+    }
+
+    if (end) {
+        f->complete = 1;
+    }
+}
+
+
+/*
+ * The last count wins, but zeros in the middle of a stream say nothing: some
+ * upstreams put them into every event.
+ */
+
+static void
+ngx_http_clawd_event_usage(ngx_http_clawd_answer_t *a)
+{
+    ngx_uint_t               last;
+    ngx_http_clawd_facts_t  *f;
+
+    f = &a->facts;
+
+    if (a->prompt >= 0) {
+        a->prompt += a->cached;
+    }
+
+    if (a->prompt < 0 && a->completion < 0) {
+        return;
+    }
+
+    /* of messages only the late counts are real */
+
+    if (a->format == NGX_HTTP_CLAWD_FORMAT_MESSAGES
+        && a->framing == NGX_HTTP_CLAWD_FRAMING_SSE
+        && a->type != ngx_http_clawd_type_usage)
+    {
+        f->prompt_tokens = a->prompt;
+        return;
+    }
+
+    last = a->usage_only || f->complete;
+
+    if (a->prompt <= 0 && a->completion <= 0 && (!last || f->usage)) {
+        return;
+    }
+
+    f->usage = 1;
+
+    if (a->prompt >= 0) {
+        f->prompt_tokens = a->prompt;
+    }
+
+    if (a->format == NGX_HTTP_CLAWD_FORMAT_EMBEDDINGS) {
+        f->completion_tokens = 0;
+
+    } else if (a->completion >= 0) {
+        f->completion_tokens = a->completion;
+    }
+}
+
+
+/* for logs and labels: printable ASCII, the rest as '?' */
+
+static uint16_t
+ngx_http_clawd_answer_text(u_char *dst, size_t size,
+    ngx_http_clawd_json_t *js)
+{
+    size_t  i, len;
+
+    len = ngx_min(size, (size_t) js->text_len);
+
+    for (i = 0; i < len; i++) {
+        dst[i] = (js->text[i] > 0x20 && js->text[i] < 0x7f) ? js->text[i]
+                                                            : '?';
+    }
+
+    return (uint16_t) len;
+}
