@@ -9,188 +9,113 @@
 #endif
 
 
-/* what may come next */
-
-typedef enum {
-    NGX_HTTP_CLAWD_JS_VALUE = 0,
-    NGX_HTTP_CLAWD_JS_ELEMENT,         /* a value, or the end of the array */
-    NGX_HTTP_CLAWD_JS_MEMBER,          /* a key, or the end of the object */
-    NGX_HTTP_CLAWD_JS_KEY,
-    NGX_HTTP_CLAWD_JS_COLON,
-    NGX_HTTP_CLAWD_JS_AFTER,           /* a comma, or an end */
-    NGX_HTTP_CLAWD_JS_STRING,
-    NGX_HTTP_CLAWD_JS_ESCAPE,
-    NGX_HTTP_CLAWD_JS_HEX,             /* sub: digits read of \uXXXX */
-    NGX_HTTP_CLAWD_JS_NUMBER,
-    NGX_HTTP_CLAWD_JS_LITERAL,         /* sub: bytes read of type's word */
-    NGX_HTTP_CLAWD_JS_ROOT,            /* the root has ended */
-    NGX_HTTP_CLAWD_JS_FAILED
-} ngx_http_clawd_json_state_e;
+#define NGX_HTTP_CLAWD_JSON_NO_NODE   0xff
+#define NGX_HTTP_CLAWD_JSON_LONG_KEY  0xff   /* key_len of one not kept */
 
 
-/* how much of a number there is */
+/* what the next byte belongs to */
 
-typedef enum {
-    NGX_HTTP_CLAWD_JN_MINUS = 0,
-    NGX_HTTP_CLAWD_JN_ZERO,
-    NGX_HTTP_CLAWD_JN_INT,
-    NGX_HTTP_CLAWD_JN_POINT,
-    NGX_HTTP_CLAWD_JN_FRACTION,
-    NGX_HTTP_CLAWD_JN_E,
-    NGX_HTTP_CLAWD_JN_SIGN,
-    NGX_HTTP_CLAWD_JN_EXPONENT
-} ngx_http_clawd_json_number_e;
-
-
-/* what a string is */
-
-#define NGX_HTTP_CLAWD_JP_KEY    0x01
-#define NGX_HTTP_CLAWD_JP_KEEP   0x02
-
-
-#define NGX_HTTP_CLAWD_JSON_NO_NODE  0xff
+enum {
+    ngx_http_clawd_json_value = 0,         /* a value has to begin */
+    ngx_http_clawd_json_first_value,       /* or the array ends */
+    ngx_http_clawd_json_first_key,         /* a key, or the object ends */
+    ngx_http_clawd_json_next_key,
+    ngx_http_clawd_json_in_key,
+    ngx_http_clawd_json_colon,
+    ngx_http_clawd_json_in_string,
+    ngx_http_clawd_json_in_number,
+    ngx_http_clawd_json_in_literal,
+    ngx_http_clawd_json_behind,            /* a comma, or the end of the
+                                              array or object */
+    ngx_http_clawd_json_done,
+    ngx_http_clawd_json_failed
+};
 
 
-#define ngx_http_clawd_json_at(js, p)  ((js)->offset + ((p) - (js)->from))
+/* escape: 0 none, 1 a backslash came, 2 .. 5 a hex digit is due */
 
-#define ngx_http_clawd_json_is_space(c)                                       \
-    ((c) == ' ' || (c) == '\n' || (c) == '\r' || (c) == '\t')
-
-#define ngx_http_clawd_json_is_digit(c)  ((u_char) ((c) - '0') < 10)
+#define NGX_HTTP_CLAWD_JSON_BACKSLASH  1
+#define NGX_HTTP_CLAWD_JSON_HEX        2
 
 
-static u_char *ngx_http_clawd_json_step(ngx_http_clawd_json_t *js, u_char *p,
-    u_char *last);
-static u_char *ngx_http_clawd_json_value(ngx_http_clawd_json_t *js, u_char *p,
-    u_char *last);
-static u_char *ngx_http_clawd_json_member(ngx_http_clawd_json_t *js,
-    u_char *p, u_char *last);
-static u_char *ngx_http_clawd_json_colon(ngx_http_clawd_json_t *js, u_char *p,
-    u_char *last);
-static u_char *ngx_http_clawd_json_after(ngx_http_clawd_json_t *js, u_char *p,
-    u_char *last);
-static u_char *ngx_http_clawd_json_open(ngx_http_clawd_json_t *js, u_char *p,
-    ngx_uint_t object);
-static u_char *ngx_http_clawd_json_close(ngx_http_clawd_json_t *js, u_char *p,
-    ngx_uint_t object);
-static void ngx_http_clawd_json_forget(ngx_http_clawd_json_t *js,
-    ngx_uint_t node);
-static void ngx_http_clawd_json_element(ngx_http_clawd_json_t *js);
-static void ngx_http_clawd_json_key(ngx_http_clawd_json_t *js, u_char *key,
-    size_t len);
-static ngx_uint_t ngx_http_clawd_json_find(ngx_http_clawd_json_t *js,
-    ngx_uint_t parent, u_char *key, size_t len);
-static void ngx_http_clawd_json_folded(ngx_http_clawd_json_t *js,
-    ngx_uint_t parent, u_char *key, size_t len);
-static ngx_uint_t ngx_http_clawd_json_fold_equal(const ngx_str_t *name,
-    u_char *key, size_t len);
-static u_char *ngx_http_clawd_json_quote(ngx_http_clawd_json_t *js,
-    u_char *p, u_char *last);
-static u_char *ngx_http_clawd_json_pass(u_char *p, u_char *last);
-static u_char *ngx_http_clawd_json_string(ngx_http_clawd_json_t *js,
-    u_char *p, u_char *last);
-static void ngx_http_clawd_json_string_end(ngx_http_clawd_json_t *js,
-    u_char *p);
-static u_char *ngx_http_clawd_json_escape_char(ngx_http_clawd_json_t *js,
-    u_char *p);
-static u_char *ngx_http_clawd_json_hex(ngx_http_clawd_json_t *js, u_char *p,
-    u_char *last);
-static void ngx_http_clawd_json_code(ngx_http_clawd_json_t *js);
+/* sub, within a number; what may end it is marked by whole() */
+
+enum {
+    ngx_http_clawd_json_minus = 0,
+    ngx_http_clawd_json_zero,
+    ngx_http_clawd_json_int,
+    ngx_http_clawd_json_dot,
+    ngx_http_clawd_json_frac,
+    ngx_http_clawd_json_e,
+    ngx_http_clawd_json_sign,
+    ngx_http_clawd_json_exp
+};
+
+
+static ngx_http_clawd_json_event_e ngx_http_clawd_json_step(
+    ngx_http_clawd_json_t *js, u_char **pos, u_char *last);
+static ngx_http_clawd_json_event_e ngx_http_clawd_json_begin_value(
+    ngx_http_clawd_json_t *js, u_char **pos);
+static ngx_http_clawd_json_event_e ngx_http_clawd_json_open(
+    ngx_http_clawd_json_t *js, u_char **pos, ngx_uint_t object);
+static ngx_http_clawd_json_event_e ngx_http_clawd_json_close(
+    ngx_http_clawd_json_t *js, u_char **pos);
+static ngx_http_clawd_json_event_e ngx_http_clawd_json_punctuation(
+    ngx_http_clawd_json_t *js, u_char **pos);
+static ngx_http_clawd_json_event_e ngx_http_clawd_json_string(
+    ngx_http_clawd_json_t *js, u_char **pos, u_char *last);
+static ngx_int_t ngx_http_clawd_json_escaped(ngx_http_clawd_json_t *js,
+    u_char c);
+static void ngx_http_clawd_json_keep_code(ngx_http_clawd_json_t *js);
+static void ngx_http_clawd_json_keep_char(ngx_http_clawd_json_t *js,
+    uint32_t c);
 static void ngx_http_clawd_json_lone(ngx_http_clawd_json_t *js);
-static void ngx_http_clawd_json_put(ngx_http_clawd_json_t *js, uint32_t code);
 static void ngx_http_clawd_json_keep(ngx_http_clawd_json_t *js, u_char *p,
-    u_char *last);
-static void ngx_http_clawd_json_check(ngx_http_clawd_json_t *js);
-static u_char *ngx_http_clawd_json_number(ngx_http_clawd_json_t *js,
-    u_char *p, u_char *last);
-static u_char *ngx_http_clawd_json_digits(ngx_http_clawd_json_t *js,
-    u_char *p, u_char *last);
-static ngx_uint_t ngx_http_clawd_json_number_whole(ngx_uint_t sub);
-static u_char *ngx_http_clawd_json_literal(ngx_http_clawd_json_t *js,
-    u_char *p, u_char *last);
-static void ngx_http_clawd_json_scalar(ngx_http_clawd_json_t *js, u_char *p);
-static u_char *ngx_http_clawd_json_fail(ngx_http_clawd_json_t *js, u_char *p,
-    ngx_http_clawd_json_error_e error);
-static u_char ngx_http_clawd_json_simple(u_char c);
-static ngx_int_t ngx_http_clawd_json_hex4(u_char *p, u_char *last);
-static u_char *ngx_http_clawd_json_utf8(u_char *dst, uint32_t code);
+    size_t len);
+static ngx_http_clawd_json_event_e ngx_http_clawd_json_end_key(
+    ngx_http_clawd_json_t *js);
+static ngx_uint_t ngx_http_clawd_json_child(ngx_http_clawd_json_t *js,
+    ngx_uint_t parent, u_char *key, size_t len);
+static ngx_http_clawd_json_event_e ngx_http_clawd_json_folded(
+    ngx_http_clawd_json_t *js, ngx_uint_t parent);
+static ngx_http_clawd_json_event_e ngx_http_clawd_json_end_scalar(
+    ngx_http_clawd_json_t *js, u_char *p);
+static ngx_http_clawd_json_event_e ngx_http_clawd_json_number(
+    ngx_http_clawd_json_t *js, u_char **pos, u_char *last);
+static ngx_uint_t ngx_http_clawd_json_digit(ngx_http_clawd_json_t *js,
+    u_char c);
+static ngx_uint_t ngx_http_clawd_json_whole(ngx_http_clawd_json_t *js);
+static ngx_http_clawd_json_event_e ngx_http_clawd_json_literal(
+    ngx_http_clawd_json_t *js, u_char **pos, u_char *last);
+static ngx_http_clawd_json_event_e ngx_http_clawd_json_fail(
+    ngx_http_clawd_json_t *js, ngx_http_clawd_json_error_e error);
+static u_char *ngx_http_clawd_json_utf8(u_char *dst, uint32_t c);
 static size_t ngx_http_clawd_json_utf8_len(u_char *p, u_char *last);
 
 
-static ngx_inline ngx_uint_t
-ngx_http_clawd_json_hash(ngx_uint_t parent, u_char *key, size_t len)
-{
-    return (parent * 23 + len * 5 + key[0] * 3 + key[len - 1])
-           % NGX_HTTP_CLAWD_JSON_NODES;
-}
+#define ngx_http_clawd_json_at(js, p)  ((js)->offset + ((p) - (js)->origin))
 
-
-/* whether keys or elements of the container that is open can have a node */
-
-static ngx_inline ngx_uint_t
-ngx_http_clawd_json_can_match(ngx_http_clawd_json_t *js)
-{
-    return js->depth == js->matched
-           && (js->parents >> js->path[js->depth - 1] & 1);
-}
-
-
-static ngx_inline ngx_uint_t
-ngx_http_clawd_json_in_object(ngx_http_clawd_json_t *js)
-{
-    return js->stack[(js->depth - 1) / 8] >> (js->depth - 1) % 8 & 1;
-}
+#define ngx_http_clawd_json_in_object(js)                                     \
+    ((js)->stack[((js)->depth - 1) / 8] & (1 << (((js)->depth - 1) % 8)))
 
 
 void
 ngx_http_clawd_json_init(ngx_http_clawd_json_t *js,
     const ngx_http_clawd_json_node_t *nodes, ngx_uint_t nnodes)
 {
-    uint64_t                           bit;
-    ngx_uint_t                         i, slot;
-    const ngx_http_clawd_json_node_t  *n;
-
     js->nodes = nodes;
     js->nnodes = nnodes;
-    js->parents = 0;
-    js->controls = 0;
 
-    /* node 0 is nobody's child, so 0 ends a chain */
-
-    ngx_memzero(js->heads, sizeof(js->heads));
-
-    for (i = 1; i < nnodes; i++) {
-        n = &nodes[i];
-        bit = (uint64_t) 1 << n->parent;
-
-        js->parents |= bit;
-
-        if (n->flags & NGX_HTTP_CLAWD_JSON_CONTROL) {
-            js->controls |= bit;
-        }
-
-        slot = ngx_http_clawd_json_hash(n->parent, n->key.data, n->key.len);
-
-        js->nexts[i] = js->heads[slot];
-        js->heads[slot] = (u_char) i;
-    }
-
-    ngx_http_clawd_json_again(js);
-}
-
-
-void
-ngx_http_clawd_json_again(ngx_http_clawd_json_t *js)
-{
     js->node = 0;
     js->type = NGX_HTTP_CLAWD_JSON_NULL;
     js->error = NGX_HTTP_CLAWD_JSON_OK;
-    js->key_start = -1;
+    js->key_start = 0;
     js->start = 0;
     js->end = 0;
     js->size = 0;
 
     js->offset = 0;
+    js->origin = NULL;
     js->seen = 0;
     js->code = 0;
     js->high = 0;
@@ -198,13 +123,14 @@ ngx_http_clawd_json_again(ngx_http_clawd_json_t *js)
     js->matched = 0;
     js->text_len = 0;
     js->key_len = 0;
-    js->child = 0;
-    js->event = NGX_HTTP_CLAWD_JSON_AGAIN;
-    js->state = NGX_HTTP_CLAWD_JS_VALUE;
+    js->state = ngx_http_clawd_json_value;
     js->sub = 0;
-    js->part = 0;
+    js->escape = 0;
+    js->current = 0;
     js->truncated = 0;
     js->invalid = 0;
+
+    /* path, stack, begin, key and text are written before they are read */
 }
 
 
@@ -212,75 +138,845 @@ ngx_http_clawd_json_event_e
 ngx_http_clawd_json_next(ngx_http_clawd_json_t *js, u_char **pos,
     u_char *last)
 {
-    u_char  *p;
+    u_char                       *p;
+    ngx_http_clawd_json_event_e   ev;
 
-    if (js->state == NGX_HTTP_CLAWD_JS_ROOT) {
+    p = *pos;
+    ev = NGX_HTTP_CLAWD_JSON_AGAIN;
+
+    js->origin = p;
+
+    if (js->state == ngx_http_clawd_json_done) {
         return NGX_HTTP_CLAWD_JSON_DONE;
     }
 
-    if (js->state == NGX_HTTP_CLAWD_JS_FAILED) {
+    if (js->state == ngx_http_clawd_json_failed) {
         return NGX_HTTP_CLAWD_JSON_ERROR;
     }
 
-    p = *pos;
+    while (p < last && ev == NGX_HTTP_CLAWD_JSON_AGAIN) {
+        ev = ngx_http_clawd_json_step(js, &p, last);
 
-    js->from = p;
-    js->event = NGX_HTTP_CLAWD_JSON_AGAIN;
-
-    while (p < last && js->event == NGX_HTTP_CLAWD_JSON_AGAIN) {
-        p = ngx_http_clawd_json_step(js, p, last);
+        if (js->state == ngx_http_clawd_json_done
+            && ev == NGX_HTTP_CLAWD_JSON_AGAIN)
+        {
+            ev = NGX_HTTP_CLAWD_JSON_DONE;
+        }
     }
 
-    js->offset += p - js->from;
+    js->offset += p - *pos;
     *pos = p;
 
-    return js->event;
+    return ev;
 }
 
 
-/* p < last; takes one token or what there is of it */
-
-static u_char *
-ngx_http_clawd_json_step(ngx_http_clawd_json_t *js, u_char *p, u_char *last)
+ngx_http_clawd_json_event_e
+ngx_http_clawd_json_eof(ngx_http_clawd_json_t *js)
 {
+    if (js->state == ngx_http_clawd_json_done
+        || (js->state == ngx_http_clawd_json_in_number && js->depth == 0
+            && ngx_http_clawd_json_whole(js)))
+    {
+        js->state = ngx_http_clawd_json_done;
+        return NGX_HTTP_CLAWD_JSON_DONE;
+    }
+
+    return ngx_http_clawd_json_fail(js, NGX_HTTP_CLAWD_JSON_SYNTAX);
+}
+
+
+static ngx_http_clawd_json_event_e
+ngx_http_clawd_json_step(ngx_http_clawd_json_t *js, u_char **pos,
+    u_char *last)
+{
+    u_char  c;
+
     switch (js->state) {
 
-    case NGX_HTTP_CLAWD_JS_VALUE:
-    case NGX_HTTP_CLAWD_JS_ELEMENT:
-        return ngx_http_clawd_json_value(js, p, last);
+    case ngx_http_clawd_json_in_key:
+    case ngx_http_clawd_json_in_string:
+        return ngx_http_clawd_json_string(js, pos, last);
 
-    case NGX_HTTP_CLAWD_JS_MEMBER:
-    case NGX_HTTP_CLAWD_JS_KEY:
-        return ngx_http_clawd_json_member(js, p, last);
+    case ngx_http_clawd_json_in_number:
+        return ngx_http_clawd_json_number(js, pos, last);
 
-    case NGX_HTTP_CLAWD_JS_COLON:
-        return ngx_http_clawd_json_colon(js, p, last);
+    case ngx_http_clawd_json_in_literal:
+        return ngx_http_clawd_json_literal(js, pos, last);
+    }
 
-    case NGX_HTTP_CLAWD_JS_AFTER:
-        return ngx_http_clawd_json_after(js, p, last);
+    c = **pos;
 
-    case NGX_HTTP_CLAWD_JS_STRING:
-        return ngx_http_clawd_json_string(js, p, last);
+    if (c == ' ' || c == '\n' || c == '\t' || c == '\r') {
+        (*pos)++;
+        return NGX_HTTP_CLAWD_JSON_AGAIN;
+    }
 
-    case NGX_HTTP_CLAWD_JS_ESCAPE:
-        return ngx_http_clawd_json_escape_char(js, p);
+    if (js->state == ngx_http_clawd_json_value
+        || (js->state == ngx_http_clawd_json_first_value && c != ']'))
+    {
+        return ngx_http_clawd_json_begin_value(js, pos);
+    }
 
-    case NGX_HTTP_CLAWD_JS_HEX:
-        return ngx_http_clawd_json_hex(js, p, last);
+    return ngx_http_clawd_json_punctuation(js, pos);
+}
 
-    case NGX_HTTP_CLAWD_JS_NUMBER:
-        return ngx_http_clawd_json_number(js, p, last);
 
-    default: /* NGX_HTTP_CLAWD_JS_LITERAL */
-        return ngx_http_clawd_json_literal(js, p, last);
+static ngx_http_clawd_json_event_e
+ngx_http_clawd_json_punctuation(ngx_http_clawd_json_t *js, u_char **pos)
+{
+    u_char      c;
+    ngx_uint_t  object;
+
+    c = **pos;
+    object = ngx_http_clawd_json_in_object(js);
+
+    if (c == '"' && (js->state == ngx_http_clawd_json_first_key
+                     || js->state == ngx_http_clawd_json_next_key))
+    {
+        js->key_start = ngx_http_clawd_json_at(js, *pos);
+        js->key_len = 0;
+        js->high = 0;
+        js->state = ngx_http_clawd_json_in_key;
+
+    } else if (c == ':' && js->state == ngx_http_clawd_json_colon) {
+        js->state = ngx_http_clawd_json_value;
+
+    } else if (c == ',' && js->state == ngx_http_clawd_json_behind) {
+        js->state = object ? ngx_http_clawd_json_next_key
+                           : ngx_http_clawd_json_value;
+
+    } else if ((c == '}' && object
+                && (js->state == ngx_http_clawd_json_first_key
+                    || js->state == ngx_http_clawd_json_behind))
+               || (c == ']' && !object
+                   && (js->state == ngx_http_clawd_json_first_value
+                       || js->state == ngx_http_clawd_json_behind)))
+    {
+        return ngx_http_clawd_json_close(js, pos);
+
+    } else {
+        return ngx_http_clawd_json_fail(js, NGX_HTTP_CLAWD_JSON_SYNTAX);
+    }
+
+    (*pos)++;
+
+    return NGX_HTTP_CLAWD_JSON_AGAIN;
+}
+
+
+/* in an object the key has named the value's node already */
+
+static ngx_http_clawd_json_event_e
+ngx_http_clawd_json_begin_value(ngx_http_clawd_json_t *js, u_char **pos)
+{
+    u_char  c;
+
+    if (js->depth && !ngx_http_clawd_json_in_object(js)) {
+        js->current = (js->matched == js->depth)
+                      ? ngx_http_clawd_json_child(js,
+                                                  js->path[js->depth - 1],
+                                                  (u_char *) "*", 1)
+                      : NGX_HTTP_CLAWD_JSON_NO_NODE;
+    }
+
+    c = **pos;
+
+    if (c == '{' || c == '[') {
+        return ngx_http_clawd_json_open(js, pos, c == '{');
+    }
+
+    js->start = ngx_http_clawd_json_at(js, *pos);
+    js->text_len = 0;
+    js->truncated = 0;
+    js->invalid = 0;
+    js->size = 0;
+    js->sub = 0;
+
+    switch (c) {
+
+    case '"':
+        js->type = NGX_HTTP_CLAWD_JSON_STRING;
+        js->state = ngx_http_clawd_json_in_string;
+        js->high = 0;
+        (*pos)++;
+        return NGX_HTTP_CLAWD_JSON_AGAIN;
+
+    case 't':
+        js->type = NGX_HTTP_CLAWD_JSON_TRUE;
+        break;
+
+    case 'f':
+        js->type = NGX_HTTP_CLAWD_JSON_FALSE;
+        break;
+
+    case 'n':
+        js->type = NGX_HTTP_CLAWD_JSON_NULL;
+        break;
+
+    default:
+
+        if (c != '-' && (c < '0' || c > '9')) {
+            return ngx_http_clawd_json_fail(js, NGX_HTTP_CLAWD_JSON_SYNTAX);
+        }
+
+        js->type = NGX_HTTP_CLAWD_JSON_NUMBER;
+        js->state = ngx_http_clawd_json_in_number;
+        js->sub = (c == '-') ? ngx_http_clawd_json_minus
+                  : (c == '0') ? ngx_http_clawd_json_zero
+                               : ngx_http_clawd_json_int;
+        ngx_http_clawd_json_keep(js, *pos, 1);
+        (*pos)++;
+
+        return NGX_HTTP_CLAWD_JSON_AGAIN;
+    }
+
+    js->state = ngx_http_clawd_json_in_literal;
+
+    return NGX_HTTP_CLAWD_JSON_AGAIN;
+}
+
+
+static ngx_http_clawd_json_event_e
+ngx_http_clawd_json_open(ngx_http_clawd_json_t *js, u_char **pos,
+    ngx_uint_t object)
+{
+    u_char      bit;
+    ngx_uint_t  i, level;
+
+    if (js->depth == NGX_HTTP_CLAWD_JSON_DEPTH) {
+        return ngx_http_clawd_json_fail(js, NGX_HTTP_CLAWD_JSON_TOO_DEEP);
+    }
+
+    level = js->depth++;
+    bit = 1 << (level % 8);
+
+    if (object) {
+        js->stack[level / 8] |= bit;
+        js->state = ngx_http_clawd_json_first_key;
+
+    } else {
+        js->stack[level / 8] &= ~bit;
+        js->state = ngx_http_clawd_json_first_value;
+    }
+
+    js->start = ngx_http_clawd_json_at(js, *pos);
+    js->type = object ? NGX_HTTP_CLAWD_JSON_OBJECT : NGX_HTTP_CLAWD_JSON_ARRAY;
+
+    (*pos)++;
+
+    if (js->current == NGX_HTTP_CLAWD_JSON_NO_NODE) {
+        return NGX_HTTP_CLAWD_JSON_AGAIN;
+    }
+
+    if (js->matched == level && level < NGX_HTTP_CLAWD_JSON_PATH) {
+        js->path[level] = js->current;
+        js->begin[level] = js->start;
+        js->matched = js->depth;
+    }
+
+    /* what was seen in another object of this node does not count here */
+
+    for (i = js->current + 1; i < js->nnodes; i++) {
+        if (js->nodes[i].parent == js->current) {
+            js->seen &= ~((uint64_t) 1 << i);
+        }
+    }
+
+    js->node = js->current;
+
+    return NGX_HTTP_CLAWD_JSON_BEGIN;
+}
+
+
+static ngx_http_clawd_json_event_e
+ngx_http_clawd_json_close(ngx_http_clawd_json_t *js, u_char **pos)
+{
+    ngx_uint_t  known, level;
+
+    known = (js->matched == js->depth);
+    level = --js->depth;
+
+    (*pos)++;
+
+    js->state = js->depth ? ngx_http_clawd_json_behind
+                          : ngx_http_clawd_json_done;
+
+    if (!known) {
+        return NGX_HTTP_CLAWD_JSON_AGAIN;
+    }
+
+    js->matched = js->depth;
+    js->node = js->path[level];
+    js->start = js->begin[level];
+    js->end = ngx_http_clawd_json_at(js, *pos);
+    js->type = (js->stack[level / 8] & (1 << (level % 8)))
+               ? NGX_HTTP_CLAWD_JSON_OBJECT : NGX_HTTP_CLAWD_JSON_ARRAY;
+
+    return NGX_HTTP_CLAWD_JSON_END;
+}
+
+
+/* of a key or a value, from behind its quote or from where a call left off */
+
+static ngx_http_clawd_json_event_e
+ngx_http_clawd_json_string(ngx_http_clawd_json_t *js, u_char **pos,
+    u_char *last)
+{
+    u_char  *p, *start;
+
+    p = *pos;
+
+    for ( ;; ) {
+
+        if (js->escape) {
+            if (ngx_http_clawd_json_escaped(js, *p) != NGX_OK) {
+                *pos = p;
+                return ngx_http_clawd_json_fail(js,
+                                                NGX_HTTP_CLAWD_JSON_SYNTAX);
+            }
+
+            p++;
+            js->size++;
+
+        } else {
+            start = p;
+            p = ngx_http_clawd_json_skip(p, last);
+
+            if (p != start) {
+                ngx_http_clawd_json_lone(js);
+                ngx_http_clawd_json_keep(js, start, p - start);
+                js->size += p - start;
+            }
+
+            if (p < last && *p != '\\') {
+                break;
+            }
+
+            if (p < last) {
+                js->escape = NGX_HTTP_CLAWD_JSON_BACKSLASH;
+                js->size++;
+                p++;
+            }
+        }
+
+        if (p == last) {
+            *pos = p;
+            return NGX_HTTP_CLAWD_JSON_AGAIN;
+        }
+    }
+
+    *pos = p;
+
+    if (*p != '"') {
+        return ngx_http_clawd_json_fail(js, NGX_HTTP_CLAWD_JSON_SYNTAX);
+    }
+
+    ngx_http_clawd_json_lone(js);
+    *pos = ++p;
+
+    if (js->state == ngx_http_clawd_json_in_key) {
+        js->state = ngx_http_clawd_json_colon;
+        return ngx_http_clawd_json_end_key(js);
+    }
+
+    return ngx_http_clawd_json_end_scalar(js, p);
+}
+
+
+static ngx_int_t
+ngx_http_clawd_json_escaped(ngx_http_clawd_json_t *js, u_char c)
+{
+    ngx_uint_t  digit;
+
+    if (js->escape == NGX_HTTP_CLAWD_JSON_BACKSLASH) {
+
+        if (c == 'u') {
+            js->escape = NGX_HTTP_CLAWD_JSON_HEX;
+            js->code = 0;
+            return NGX_OK;
+        }
+
+        switch (c) {
+        case '"': case '\\': case '/':            break;
+        case 'b':                       c = '\b'; break;
+        case 'f':                       c = '\f'; break;
+        case 'n':                       c = '\n'; break;
+        case 'r':                       c = '\r'; break;
+        case 't':                       c = '\t'; break;
+        default:                        return NGX_ERROR;
+        }
+
+        js->escape = 0;
+        ngx_http_clawd_json_lone(js);
+        ngx_http_clawd_json_keep(js, &c, 1);
+
+        return NGX_OK;
+    }
+
+    if (c >= '0' && c <= '9') {
+        digit = c - '0';
+
+    } else {
+        c |= 0x20;
+
+        if (c < 'a' || c > 'f') {
+            return NGX_ERROR;
+        }
+
+        digit = c - 'a' + 10;
+    }
+
+    js->code = (js->code << 4) | digit;
+
+    if (++js->escape == NGX_HTTP_CLAWD_JSON_HEX + 4) {
+        js->escape = 0;
+        ngx_http_clawd_json_keep_code(js);
+    }
+
+    return NGX_OK;
+}
+
+
+/* a \uXXXX is whole: half of a surrogate pair waits for the other half */
+
+static void
+ngx_http_clawd_json_keep_code(ngx_http_clawd_json_t *js)
+{
+    uint32_t  c;
+
+    c = js->code;
+
+    if (c >= 0xdc00 && c <= 0xdfff && js->high) {
+        c = 0x10000 + ((js->high - 0xd800) << 10) + (c - 0xdc00);
+        js->high = 0;
+        ngx_http_clawd_json_keep_char(js, c);
+        return;
+    }
+
+    ngx_http_clawd_json_lone(js);
+
+    if (c >= 0xd800 && c <= 0xdbff) {
+        js->high = c;
+        return;
+    }
+
+    if (c >= 0xdc00 && c <= 0xdfff) {
+        js->invalid = 1;
+        c = 0xfffd;
+    }
+
+    if (c == 0) {
+        js->invalid = 1;
+    }
+
+    ngx_http_clawd_json_keep_char(js, c);
+}
+
+
+/* anything but its other half behind a high surrogate leaves it alone */
+
+static void
+ngx_http_clawd_json_lone(ngx_http_clawd_json_t *js)
+{
+    if (js->high) {
+        js->high = 0;
+        js->invalid = 1;
+        ngx_http_clawd_json_keep_char(js, 0xfffd);
     }
 }
 
 
-static ngx_inline u_char *
-ngx_http_clawd_json_space(u_char *p, u_char *last)
+static void
+ngx_http_clawd_json_keep_char(ngx_http_clawd_json_t *js, uint32_t c)
 {
-    while (p < last && ngx_http_clawd_json_is_space(*p)) {
+    u_char  utf8[4];
+
+    ngx_http_clawd_json_keep(js, utf8,
+                             ngx_http_clawd_json_utf8(utf8, c) - utf8);
+}
+
+
+/* keeps bytes of a key that may match, or of a value that is captured */
+
+static void
+ngx_http_clawd_json_keep(ngx_http_clawd_json_t *js, u_char *p, size_t len)
+{
+    if (js->state == ngx_http_clawd_json_in_key) {
+
+        if (js->matched != js->depth
+            || js->key_len == NGX_HTTP_CLAWD_JSON_LONG_KEY)
+        {
+            return;
+        }
+
+        if (js->key_len + len > NGX_HTTP_CLAWD_JSON_KEY) {
+            js->key_len = NGX_HTTP_CLAWD_JSON_LONG_KEY;
+            return;
+        }
+
+        ngx_memcpy(js->key + js->key_len, p, len);
+        js->key_len += len;
+
+        return;
+    }
+
+    if (js->current == NGX_HTTP_CLAWD_JSON_NO_NODE
+        || !(js->nodes[js->current].flags & NGX_HTTP_CLAWD_JSON_CAPTURE))
+    {
+        return;
+    }
+
+    if (js->text_len + len > NGX_HTTP_CLAWD_JSON_TEXT) {
+        js->truncated = 1;
+        len = NGX_HTTP_CLAWD_JSON_TEXT - js->text_len;
+    }
+
+    ngx_memcpy(js->text + js->text_len, p, len);
+    js->text_len += len;
+}
+
+
+static ngx_http_clawd_json_event_e
+ngx_http_clawd_json_end_key(ngx_http_clawd_json_t *js)
+{
+    uint64_t    bit;
+    ngx_uint_t  parent, child;
+
+    js->current = NGX_HTTP_CLAWD_JSON_NO_NODE;
+
+    if (js->matched != js->depth
+        || js->key_len == NGX_HTTP_CLAWD_JSON_LONG_KEY)
+    {
+        return NGX_HTTP_CLAWD_JSON_AGAIN;
+    }
+
+    parent = js->path[js->depth - 1];
+
+    child = ngx_http_clawd_json_child(js, parent, js->key, js->key_len);
+
+    if (child == NGX_HTTP_CLAWD_JSON_NO_NODE) {
+        return ngx_http_clawd_json_folded(js, parent);
+    }
+
+    js->current = child;
+
+    if (js->nodes[child].flags & NGX_HTTP_CLAWD_JSON_CONTROL) {
+        bit = (uint64_t) 1 << child;
+
+        if (js->seen & bit) {
+            js->node = child;
+            return ngx_http_clawd_json_fail(js,
+                                            NGX_HTTP_CLAWD_JSON_DUPLICATE);
+        }
+
+        js->seen |= bit;
+    }
+
+    return NGX_HTTP_CLAWD_JSON_AGAIN;
+}
+
+
+static ngx_uint_t
+ngx_http_clawd_json_child(ngx_http_clawd_json_t *js, ngx_uint_t parent,
+    u_char *key, size_t len)
+{
+    ngx_uint_t                         i;
+    const ngx_http_clawd_json_node_t  *node;
+
+    for (i = parent + 1; i < js->nnodes; i++) {
+        node = &js->nodes[i];
+
+        if (node->parent == parent && node->key.len == len
+            && ngx_memcmp(node->key.data, key, len) == 0)
+        {
+            return i;
+        }
+    }
+
+    return NGX_HTTP_CLAWD_JSON_NO_NODE;
+}
+
+
+/* an upstream may take this key, which names nothing, for a CONTROL one */
+
+static ngx_http_clawd_json_event_e
+ngx_http_clawd_json_folded(ngx_http_clawd_json_t *js, ngx_uint_t parent)
+{
+    u_char       fold[NGX_HTTP_CLAWD_JSON_KEY];
+    u_char      *p, *last, *dst;
+    ngx_uint_t   child, differs;
+
+    dst = fold;
+    differs = 0;
+
+    for (p = js->key, last = p + js->key_len; p < last; p++) {
+
+        if (*p >= 'A' && *p <= 'Z') {
+            *dst++ = *p | 0x20;
+            differs = 1;
+
+        } else if (last - p > 1 && p[0] == 0xc5 && p[1] == 0xbf) {
+            *dst++ = 's';
+            differs = 1;
+            p++;
+
+        } else if (last - p > 2 && p[0] == 0xe2 && p[1] == 0x84
+                   && p[2] == 0xaa)
+        {
+            *dst++ = 'k';
+            differs = 1;
+            p += 2;
+
+        } else {
+            *dst++ = *p;
+        }
+    }
+
+    if (!differs) {
+        return NGX_HTTP_CLAWD_JSON_AGAIN;
+    }
+
+    child = ngx_http_clawd_json_child(js, parent, fold, dst - fold);
+
+    if (child == NGX_HTTP_CLAWD_JSON_NO_NODE
+        || !(js->nodes[child].flags & NGX_HTTP_CLAWD_JSON_CONTROL))
+    {
+        return NGX_HTTP_CLAWD_JSON_AGAIN;
+    }
+
+    js->node = child;
+
+    return ngx_http_clawd_json_fail(js, NGX_HTTP_CLAWD_JSON_FOLDED);
+}
+
+
+static ngx_http_clawd_json_event_e
+ngx_http_clawd_json_end_scalar(ngx_http_clawd_json_t *js, u_char *p)
+{
+    size_t   n;
+    u_char  *t, *last;
+
+    js->state = js->depth ? ngx_http_clawd_json_behind
+                          : ngx_http_clawd_json_done;
+
+    if (js->current == NGX_HTTP_CLAWD_JSON_NO_NODE) {
+        return NGX_HTTP_CLAWD_JSON_AGAIN;
+    }
+
+    js->node = js->current;
+    js->end = ngx_http_clawd_json_at(js, p);
+
+    if (js->type != NGX_HTTP_CLAWD_JSON_STRING) {
+        return NGX_HTTP_CLAWD_JSON_SCALAR;
+    }
+
+    /* the head of a truncated text may end within a character */
+
+    for (t = js->text, last = t + js->text_len; t < last; t += n) {
+        n = ngx_http_clawd_json_utf8_len(t, last);
+
+        if (n == 0) {
+            js->invalid = 1;
+            break;
+        }
+    }
+
+    return NGX_HTTP_CLAWD_JSON_SCALAR;
+}
+
+
+static ngx_http_clawd_json_event_e
+ngx_http_clawd_json_number(ngx_http_clawd_json_t *js, u_char **pos,
+    u_char *last)
+{
+    u_char  *p, *start;
+
+    start = *pos;
+
+    for (p = start; p < last; p++) {
+        if (!ngx_http_clawd_json_digit(js, *p)) {
+            break;
+        }
+    }
+
+    ngx_http_clawd_json_keep(js, start, p - start);
+    *pos = p;
+
+    if (p == last) {
+        return NGX_HTTP_CLAWD_JSON_AGAIN;
+    }
+
+    if (!ngx_http_clawd_json_whole(js)) {
+        return ngx_http_clawd_json_fail(js, NGX_HTTP_CLAWD_JSON_SYNTAX);
+    }
+
+    return ngx_http_clawd_json_end_scalar(js, p);
+}
+
+
+/* whether c goes on with the number; moves to what may follow it */
+
+static ngx_uint_t
+ngx_http_clawd_json_digit(ngx_http_clawd_json_t *js, u_char c)
+{
+    if (c >= '0' && c <= '9') {
+
+        switch (js->sub) {
+
+        case ngx_http_clawd_json_zero:
+            return 0;
+
+        case ngx_http_clawd_json_minus:
+            js->sub = (c == '0') ? ngx_http_clawd_json_zero
+                                 : ngx_http_clawd_json_int;
+            return 1;
+
+        case ngx_http_clawd_json_dot:
+            js->sub = ngx_http_clawd_json_frac;
+            return 1;
+
+        case ngx_http_clawd_json_e:
+        case ngx_http_clawd_json_sign:
+            js->sub = ngx_http_clawd_json_exp;
+            return 1;
+
+        default:
+            return 1;
+        }
+    }
+
+    if (c == '.' && (js->sub == ngx_http_clawd_json_zero
+                     || js->sub == ngx_http_clawd_json_int))
+    {
+        js->sub = ngx_http_clawd_json_dot;
+        return 1;
+    }
+
+    if ((c | 0x20) == 'e'
+        && (js->sub == ngx_http_clawd_json_zero
+            || js->sub == ngx_http_clawd_json_int
+            || js->sub == ngx_http_clawd_json_frac))
+    {
+        js->sub = ngx_http_clawd_json_e;
+        return 1;
+    }
+
+    if ((c == '+' || c == '-') && js->sub == ngx_http_clawd_json_e) {
+        js->sub = ngx_http_clawd_json_sign;
+        return 1;
+    }
+
+    return 0;
+}
+
+
+static ngx_uint_t
+ngx_http_clawd_json_whole(ngx_http_clawd_json_t *js)
+{
+    return js->sub == ngx_http_clawd_json_zero
+           || js->sub == ngx_http_clawd_json_int
+           || js->sub == ngx_http_clawd_json_frac
+           || js->sub == ngx_http_clawd_json_exp;
+}
+
+
+static ngx_http_clawd_json_event_e
+ngx_http_clawd_json_literal(ngx_http_clawd_json_t *js, u_char **pos,
+    u_char *last)
+{
+    u_char      *p;
+    const char  *word;
+
+    word = (js->type == NGX_HTTP_CLAWD_JSON_TRUE) ? "true"
+           : (js->type == NGX_HTTP_CLAWD_JSON_FALSE) ? "false" : "null";
+
+    for (p = *pos; p < last && word[js->sub]; p++, js->sub++) {
+        if (*p != (u_char) word[js->sub]) {
+            *pos = p;
+            return ngx_http_clawd_json_fail(js, NGX_HTTP_CLAWD_JSON_SYNTAX);
+        }
+    }
+
+    *pos = p;
+
+    if (word[js->sub]) {
+        return NGX_HTTP_CLAWD_JSON_AGAIN;
+    }
+
+    return ngx_http_clawd_json_end_scalar(js, p);
+}
+
+
+static ngx_http_clawd_json_event_e
+ngx_http_clawd_json_fail(ngx_http_clawd_json_t *js,
+    ngx_http_clawd_json_error_e error)
+{
+    js->state = ngx_http_clawd_json_failed;
+    js->error = error;
+
+    return NGX_HTTP_CLAWD_JSON_ERROR;
+}
+
+
+int64_t
+ngx_http_clawd_json_count(ngx_http_clawd_json_t *js)
+{
+    int64_t  n;
+    u_char  *p, *last;
+
+    if (js->truncated) {
+        return -1;
+    }
+
+    n = 0;
+
+    for (p = js->text, last = p + js->text_len; p < last; p++) {
+
+        if (*p < '0' || *p > '9') {
+            return -1;
+        }
+
+        n = n * 10 + (*p - '0');
+
+        if (n > ((int64_t) 1 << 53)) {
+            return -1;
+        }
+    }
+
+    return n;
+}
+
+
+u_char *
+ngx_http_clawd_json_skip(u_char *p, u_char *last)
+{
+#if defined(__SSE2__)
+    int      mask;
+    __m128i  v, quote, slash, space;
+
+    quote = _mm_set1_epi8('"');
+    slash = _mm_set1_epi8('\\');
+    space = _mm_set1_epi8(0x1f);
+
+    while (last - p >= 16) {
+        v = _mm_loadu_si128((const __m128i *) p);
+
+        /* unsigned v <= 0x1f: the smaller of the two is v itself */
+
+        mask = _mm_movemask_epi8(
+                   _mm_or_si128(_mm_or_si128(_mm_cmpeq_epi8(v, quote),
+                                             _mm_cmpeq_epi8(v, slash)),
+                                _mm_cmpeq_epi8(_mm_min_epu8(v, space), v)));
+        if (mask) {
+            return p + __builtin_ctz((unsigned) mask);
+        }
+
+        p += 16;
+    }
+#endif
+
+    while (p < last && *p != '"' && *p != '\\' && *p >= 0x20) {
         p++;
     }
 
@@ -288,219 +984,182 @@ ngx_http_clawd_json_space(u_char *p, u_char *last)
 }
 
 
-static u_char *
-ngx_http_clawd_json_value(ngx_http_clawd_json_t *js, u_char *p, u_char *last)
+u_char *
+ngx_http_clawd_json_unescape(u_char *dst, u_char *src, u_char *last)
 {
-    p = ngx_http_clawd_json_space(p, last);
-    if (p == last) {
-        return p;
-    }
+    u_char                 c;
+    ngx_uint_t             hex;
+    ngx_http_clawd_json_t  js;
 
-    if (*p == ']' && js->state == NGX_HTTP_CLAWD_JS_ELEMENT) {
-        return ngx_http_clawd_json_close(js, p, 0);
-    }
+    static const ngx_http_clawd_json_node_t  nodes[] = {
+        { ngx_null_string, 0, NGX_HTTP_CLAWD_JSON_CAPTURE }
+    };
 
-    js->start = ngx_http_clawd_json_at(js, p);
-    js->sub = 0;
+    ngx_http_clawd_json_init(&js, nodes, 1);
+    js.state = ngx_http_clawd_json_in_string;
 
-    switch (*p) {
+    while (src < last) {
+        js.text_len = 0;
+        c = *src++;
 
-    case '"':
-        return ngx_http_clawd_json_quote(js, p + 1, last);
+        if (js.escape) {
+            hex = (js.escape != NGX_HTTP_CLAWD_JSON_BACKSLASH);
 
-    case '{':
-        return ngx_http_clawd_json_open(js, p, 1);
+            if (ngx_http_clawd_json_escaped(&js, c) != NGX_OK) {
 
-    case '[':
-        return ngx_http_clawd_json_open(js, p, 0);
+                /* never longer than what it stands for */
 
-    case 't':
-        js->type = NGX_HTTP_CLAWD_JSON_TRUE;
-        return ngx_http_clawd_json_literal(js, p, last);
+                js.escape = 0;
+                ngx_http_clawd_json_keep_char(&js, hex ? 0xfffd : '?');
+            }
 
-    case 'f':
-        js->type = NGX_HTTP_CLAWD_JSON_FALSE;
-        return ngx_http_clawd_json_literal(js, p, last);
-
-    case 'n':
-        js->type = NGX_HTTP_CLAWD_JSON_NULL;
-        return ngx_http_clawd_json_literal(js, p, last);
-    }
-
-    if (*p != '-' && !ngx_http_clawd_json_is_digit(*p)) {
-        return ngx_http_clawd_json_fail(js, p, NGX_HTTP_CLAWD_JSON_SYNTAX);
-    }
-
-    js->type = NGX_HTTP_CLAWD_JSON_NUMBER;
-    js->text_len = 0;
-    js->truncated = 0;
-    js->invalid = 0;
-
-    if (*p == '-') {
-        js->sub = NGX_HTTP_CLAWD_JN_MINUS;
-
-    } else {
-        js->sub = (*p == '0') ? NGX_HTTP_CLAWD_JN_ZERO
-                              : NGX_HTTP_CLAWD_JN_INT;
-    }
-
-    ngx_http_clawd_json_keep(js, p, p + 1);
-
-    return ngx_http_clawd_json_number(js, p + 1, last);
-}
-
-
-static u_char *
-ngx_http_clawd_json_member(ngx_http_clawd_json_t *js, u_char *p, u_char *last)
-{
-    u_char  *q;
-
-    p = ngx_http_clawd_json_space(p, last);
-    if (p == last) {
-        return p;
-    }
-
-    if (*p != '"') {
-
-        if (*p == '}' && js->state == NGX_HTTP_CLAWD_JS_MEMBER) {
-            return ngx_http_clawd_json_close(js, p, 1);
-        }
-
-        return ngx_http_clawd_json_fail(js, p, NGX_HTTP_CLAWD_JSON_SYNTAX);
-    }
-
-    js->key_start = ngx_http_clawd_json_at(js, p);
-    js->child = NGX_HTTP_CLAWD_JSON_NO_NODE;
-
-    p++;
-    q = ngx_http_clawd_json_skip(p, last);
-
-    if (q < last && *q == '"') {
-        js->state = NGX_HTTP_CLAWD_JS_COLON;
-
-        if (ngx_http_clawd_json_can_match(js)) {
-            ngx_http_clawd_json_key(js, p, q - p);
-        }
-
-        q++;
-
-        if (q == last || js->event != NGX_HTTP_CLAWD_JSON_AGAIN) {
-            return q;
-        }
-
-        return ngx_http_clawd_json_colon(js, q, last);
-    }
-
-    js->state = NGX_HTTP_CLAWD_JS_STRING;
-    js->part = NGX_HTTP_CLAWD_JP_KEY;
-    js->key_len = 0;
-
-    if (ngx_http_clawd_json_can_match(js)) {
-        js->part |= NGX_HTTP_CLAWD_JP_KEEP;
-    }
-
-    return ngx_http_clawd_json_string(js, p, last);
-}
-
-
-static u_char *
-ngx_http_clawd_json_colon(ngx_http_clawd_json_t *js, u_char *p, u_char *last)
-{
-    p = ngx_http_clawd_json_space(p, last);
-    if (p == last) {
-        return p;
-    }
-
-    if (*p != ':') {
-        return ngx_http_clawd_json_fail(js, p, NGX_HTTP_CLAWD_JSON_SYNTAX);
-    }
-
-    js->state = NGX_HTTP_CLAWD_JS_VALUE;
-
-    return p + 1;
-}
-
-
-static u_char *
-ngx_http_clawd_json_after(ngx_http_clawd_json_t *js, u_char *p, u_char *last)
-{
-    p = ngx_http_clawd_json_space(p, last);
-    if (p == last) {
-        return p;
-    }
-
-    switch (*p) {
-
-    case ',':
-
-        if (ngx_http_clawd_json_in_object(js)) {
-            js->state = NGX_HTTP_CLAWD_JS_KEY;
+        } else if (c == '\\') {
+            js.escape = NGX_HTTP_CLAWD_JSON_BACKSLASH;
 
         } else {
-            js->state = NGX_HTTP_CLAWD_JS_VALUE;
-            ngx_http_clawd_json_element(js);
+            ngx_http_clawd_json_lone(&js);
+            ngx_http_clawd_json_keep(&js, &c, 1);
         }
 
-        return p + 1;
-
-    case '}':
-        return ngx_http_clawd_json_close(js, p, 1);
-
-    case ']':
-        return ngx_http_clawd_json_close(js, p, 0);
+        dst = ngx_cpymem(dst, js.text, js.text_len);
     }
 
-    return ngx_http_clawd_json_fail(js, p, NGX_HTTP_CLAWD_JSON_SYNTAX);
+    js.text_len = 0;
+    ngx_http_clawd_json_lone(&js);
+
+    return ngx_cpymem(dst, js.text, js.text_len);
+}
+
+
+u_char *
+ngx_http_clawd_json_escape(u_char *dst, u_char *end, u_char *src,
+    u_char *last)
+{
+    size_t                n;
+    static const u_char   hex[] = "0123456789abcdef";
+
+    while (src < last) {
+
+        if (*src < 0x20 || *src == 0x7f) {
+
+            if (end - dst < 6) {
+                break;
+            }
+
+            *dst++ = '\\';
+            *dst++ = 'u';
+            *dst++ = '0';
+            *dst++ = '0';
+            *dst++ = hex[*src >> 4];
+            *dst++ = hex[*src & 0xf];
+            src++;
+
+            continue;
+        }
+
+        if (*src == '"' || *src == '\\') {
+
+            if (end - dst < 2) {
+                break;
+            }
+
+            *dst++ = '\\';
+            *dst++ = *src++;
+
+            continue;
+        }
+
+        n = ngx_http_clawd_json_utf8_len(src, last);
+
+        if ((size_t) (end - dst) < (n ? n : 3)) {
+            break;
+        }
+
+        if (n == 0) {
+            dst = ngx_http_clawd_json_utf8(dst, 0xfffd);
+            src++;
+            continue;
+        }
+
+        dst = ngx_cpymem(dst, src, n);
+        src += n;
+    }
+
+    return dst;
 }
 
 
 static u_char *
-ngx_http_clawd_json_open(ngx_http_clawd_json_t *js, u_char *p,
-    ngx_uint_t object)
+ngx_http_clawd_json_utf8(u_char *dst, uint32_t c)
 {
-    u_char      bit;
-    ngx_uint_t  level;
-
-    if (js->depth == NGX_HTTP_CLAWD_JSON_DEPTH) {
-        return ngx_http_clawd_json_fail(js, p, NGX_HTTP_CLAWD_JSON_TOO_DEEP);
+    if (c < 0x80) {
+        *dst++ = (u_char) c;
+        return dst;
     }
 
-    level = js->depth++;
-    bit = (u_char) (1 << level % 8);
+    if (c < 0x800) {
+        *dst++ = (u_char) (0xc0 | (c >> 6));
+        *dst++ = (u_char) (0x80 | (c & 0x3f));
+        return dst;
+    }
 
-    if (object) {
-        js->stack[level / 8] |= bit;
-        js->state = NGX_HTTP_CLAWD_JS_MEMBER;
+    if (c < 0x10000) {
+        *dst++ = (u_char) (0xe0 | (c >> 12));
+        *dst++ = (u_char) (0x80 | ((c >> 6) & 0x3f));
+        *dst++ = (u_char) (0x80 | (c & 0x3f));
+        return dst;
+    }
+
+    *dst++ = (u_char) (0xf0 | (c >> 18));
+    *dst++ = (u_char) (0x80 | ((c >> 12) & 0x3f));
+    *dst++ = (u_char) (0x80 | ((c >> 6) & 0x3f));
+    *dst++ = (u_char) (0x80 | (c & 0x3f));
+
+    return dst;
+}
+
+
+/* the length of the well-formed character at p, or 0 */
+
+static size_t
+ngx_http_clawd_json_utf8_len(u_char *p, u_char *last)
+{
+    size_t  i, n;
+    u_char  lo, hi;
+
+    lo = 0x80;
+    hi = 0xbf;
+
+    if (*p < 0x80) {
+        return 1;
+    }
+
+    if (*p >= 0xc2 && *p <= 0xdf) {
+        n = 2;
+
+    } else if (*p >= 0xe0 && *p <= 0xef) {
+        n = 3;
+        lo = (*p == 0xe0) ? 0xa0 : 0x80;
+        hi = (*p == 0xed) ? 0x9f : 0xbf;
+
+    } else if (*p >= 0xf0 && *p <= 0xf4) {
+        n = 4;
+        lo = (*p == 0xf0) ? 0x90 : 0x80;
+        hi = (*p == 0xf4) ? 0x8f : 0xbf;
 
     } else {
-        js->stack[level / 8] &= (u_char) ~bit;
-        js->state = NGX_HTTP_CLAWD_JS_ELEMENT;
+        return 0;
     }
 
-    /* a child is only ever found in a container that is matched itself */
+    if ((size_t) (last - p) < n || p[1] < lo || p[1] > hi) {
+        return 0;
+    }
 
-    if (js->child != NGX_HTTP_CLAWD_JSON_NO_NODE
-        && level < NGX_HTTP_CLAWD_JSON_PATH)
-    {
-        js->path[level] = js->child;
-        js->starts[level] = js->start;
-        js->matched = js->depth;
-
-        js->node = js->child;
-        js->type = object ? NGX_HTTP_CLAWD_JSON_OBJECT
-                          : NGX_HTTP_CLAWD_JSON_ARRAY;
-        js->event = NGX_HTTP_CLAWD_JSON_BEGIN;
-
-        if (object && (js->controls >> js->child & 1)) {
-            ngx_http_clawd_json_forget(js, js->child);
+    for (i = 2; i < n; i++) {
+        if (p[i] < 0x80 || p[i] > 0xbf) {
+            return 0;
         }
     }
 
-    if (!object) {
-        js->key_start = (js->event == NGX_HTTP_CLAWD_JSON_BEGIN)
-                        ? js->key_start : -1;
-        ngx_http_clawd_json_element(js);
-    }
-
-    return p + 1;
+    return n;
 }

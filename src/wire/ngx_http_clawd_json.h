@@ -23,9 +23,6 @@
 /* bytes of a key that are compared; a longer key matches nothing */
 #define NGX_HTTP_CLAWD_JSON_KEY        40
 
-/* nodes of a table */
-#define NGX_HTTP_CLAWD_JSON_NODES      64
-
 /* bytes kept of a captured string or number, unescaped; the rest is counted */
 #define NGX_HTTP_CLAWD_JSON_TEXT       256
 
@@ -90,34 +87,29 @@ typedef struct {
     ngx_uint_t                   node;
     ngx_http_clawd_json_type_e   type;
     ngx_http_clawd_json_error_e  error;
-    off_t                        key_start;   /* its opening quote; -1: none */
+    off_t                        key_start;   /* its opening quote */
     off_t                        start;       /* first byte of the value */
     off_t                        end;         /* one past its last byte */
     off_t                        size;        /* bytes of a string's inside */
 
-    /* private: how far the scan is; the buffer at from has offset */
+    /* private: how far the scan is */
 
-    u_char                      *from;
     off_t                        offset;
+    u_char                      *origin;      /* of the running call */
+    off_t                        begin[NGX_HTTP_CLAWD_JSON_PATH];
     uint64_t                     seen;        /* CONTROL nodes met */
-    uint64_t                     parents;     /* nodes that have children */
-    uint64_t                     controls;    /* …and CONTROL ones */
     uint32_t                     code;        /* \uXXXX being read */
-    uint32_t                     high;        /* surrogate before it, or 0 */
+    uint32_t                     high;        /* a high surrogate before it */
     uint16_t                     depth;
     uint16_t                     matched;     /* levels with a node */
     uint16_t                     text_len;
     u_char                       key_len;
-    u_char                       child;       /* node of the next value */
-    u_char                       event;
     u_char                       state;
     u_char                       sub;         /* within a literal, number… */
-    u_char                       part;        /* what a string is, kept how */
+    u_char                       escape;      /* within an escape */
+    u_char                       current;     /* node of the value, or NONE */
     u_char                       path[NGX_HTTP_CLAWD_JSON_PATH];
-    off_t                        starts[NGX_HTTP_CLAWD_JSON_PATH];
     u_char                       stack[NGX_HTTP_CLAWD_JSON_DEPTH / 8];
-    u_char                       heads[NGX_HTTP_CLAWD_JSON_NODES];
-    u_char                       nexts[NGX_HTTP_CLAWD_JSON_NODES];
     u_char                       key[NGX_HTTP_CLAWD_JSON_KEY];
 
     /* a captured scalar: a string unescaped to UTF-8, or a number's text */
@@ -136,15 +128,8 @@ void ngx_http_clawd_json_init(ngx_http_clawd_json_t *js,
     const ngx_http_clawd_json_node_t *nodes, ngx_uint_t nnodes);
 
 /*
- * Prepares the scan of a further value with the table of the last init, which
- * costs less than another init.  Offsets start again at 0.
- */
-void ngx_http_clawd_json_again(ngx_http_clawd_json_t *js);
-
-/*
  * Scans *pos .. last, moves *pos behind what it consumed and returns at the
- * next event.  After AGAIN *pos == last.  END speaks of the container from its
- * first byte; a DUPLICATE or FOLDED error leaves node at the key's.  A root number ends only with a byte
+ * next event.  After AGAIN *pos == last.  A root number ends only with a byte
  * that follows it: see ngx_http_clawd_json_eof().  After DONE nothing more is
  * consumed, not even white space.  After ERROR every call returns ERROR.
  */
