@@ -99,8 +99,8 @@ ngx_http_clawd_refuse(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx,
     }
 
     ngx_log_error(NGX_LOG_INFO, r->connection->log, 0,
-                  "clawd refused a request: %V %V", &def->reason,
-                  &ctx->param);
+                  "clawd refused a request: %V%s%V", &def->reason,
+                  param ? ", " : "", &ctx->param);
 
     return def->status;
 }
@@ -193,7 +193,7 @@ ngx_http_clawd_gate_go(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx)
     r->valid_unparsed_uri = 0;
     ngx_str_null(&r->args);
 
-    if (ngx_http_clawd_headers_strip(r) != NGX_OK) {
+    if (ngx_http_clawd_headers_strip(r, ctx) != NGX_OK) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 

@@ -53,9 +53,11 @@ ngx_int_t ngx_http_clawd_headers_read(ngx_http_request_t *r,
 
 /*
  * Takes the client's credentials, hop-by-hop and spoofable headers out of what
- * the upstream gets.  NGX_ERROR on allocation failure.
+ * the upstream gets, and calls a body that was read as JSON so.  NGX_ERROR on
+ * allocation failure.
  */
-ngx_int_t ngx_http_clawd_headers_strip(ngx_http_request_t *r);
+ngx_int_t ngx_http_clawd_headers_strip(ngx_http_request_t *r,
+    ngx_http_clawd_ctx_t *ctx);
 
 /* Whether the location's clawd_cors allows the request's Origin: 1 or 0. */
 ngx_uint_t ngx_http_clawd_cors_allowed(ngx_http_request_t *r,

@@ -22,6 +22,8 @@ static void ngx_http_clawd_header_token(u_char *p, size_t len,
     ngx_http_clawd_cred_t *cred);
 static void ngx_http_clawd_header_rid(ngx_table_elt_t *h,
     ngx_http_clawd_ctx_t *ctx);
+static ngx_int_t ngx_http_clawd_header_json(ngx_http_request_t *r,
+    ngx_list_t *kept);
 static ngx_uint_t ngx_http_clawd_header_stripped(ngx_table_elt_t *h);
 static ngx_uint_t ngx_http_clawd_header_hop(ngx_table_elt_t *h,
     ngx_str_t *connection);
@@ -236,10 +238,11 @@ ngx_http_clawd_header_rid(ngx_table_elt_t *h, ngx_http_clawd_ctx_t *ctx)
  */
 
 ngx_int_t
-ngx_http_clawd_headers_strip(ngx_http_request_t *r)
+ngx_http_clawd_headers_strip(ngx_http_request_t *r,
+    ngx_http_clawd_ctx_t *ctx)
 {
     ngx_str_t        *connection;
-    ngx_uint_t        i;
+    ngx_uint_t        i, json;
     ngx_list_t        kept;
     ngx_list_part_t  *part;
     ngx_table_elt_t  *h, *copy;
@@ -255,6 +258,10 @@ ngx_http_clawd_headers_strip(ngx_http_request_t *r)
     connection = r->headers_in.connection
                  ? &r->headers_in.connection->value : NULL;
 
+    /* "curl -d" says otherwise, and some upstreams believe it */
+
+    json = (ctx->api->class == NGX_HTTP_CLAWD_CLASS_INFER);
+
     for (part = &r->headers_in.headers.part; part; part = part->next) {
         h = part->elts;
 
@@ -263,7 +270,8 @@ ngx_http_clawd_headers_strip(ngx_http_request_t *r)
             if (h[i].hash == 0
                 || ngx_http_clawd_header_stripped(&h[i])
                 || (connection
-                    && ngx_http_clawd_header_hop(&h[i], connection)))
+                    && ngx_http_clawd_header_hop(&h[i], connection))
+                || (json && ngx_http_clawd_header_is(&h[i], "content-type")))
             {
                 continue;
             }
@@ -277,10 +285,37 @@ ngx_http_clawd_headers_strip(ngx_http_request_t *r)
         }
     }
 
+    if (json && ngx_http_clawd_header_json(r, &kept) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
     r->headers_in.headers = kept;
     r->headers_in.headers.last = kept.last == &kept.part
                                  ? &r->headers_in.headers.part : kept.last;
     r->headers_in.authorization = NULL;
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_clawd_header_json(ngx_http_request_t *r, ngx_list_t *kept)
+{
+    ngx_table_elt_t  *h;
+
+    h = ngx_list_push(kept);
+    if (h == NULL) {
+        return NGX_ERROR;
+    }
+
+    ngx_memzero(h, sizeof(ngx_table_elt_t));
+
+    h->hash = 1;
+    ngx_str_set(&h->key, "Content-Type");
+    ngx_str_set(&h->value, "application/json");
+    h->lowcase_key = (u_char *) "content-type";
+
+    r->headers_in.content_type = h;
 
     return NGX_OK;
 }

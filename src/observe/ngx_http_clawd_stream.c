@@ -296,7 +296,9 @@ ngx_http_clawd_stream_event(ngx_http_clawd_ctx_t *ctx, u_char **pos,
 
     rc = ngx_http_clawd_answer_read(&st->answer, pos, last);
 
-    if (st->answer.facts.deltas != deltas) {
+    if (st->answer.facts.deltas != deltas
+        && st->answer.framing != NGX_HTTP_CLAWD_FRAMING_JSON)
+    {
         ctx->last_token = ngx_current_msec;
 
         if (!ctx->token_seen) {
