@@ -927,14 +927,28 @@ test_request(void **state)
 static void
 test_claims(void **state)
 {
-    ngx_uint_t                i, k;
+    expo_t                   *e;
+    double                    now, last[4];
+    ngx_uint_t                i, k, n;
     test_conf_t               conf;
     ngx_http_clawd_zone_t    *zone;
     ngx_http_clawd_sample_t   s;
 
     static const int64_t  claims[] = {
-        INT64_MIN, -2, -1, 0, 1, INT32_MAX, INT64_MAX
+        1, INT32_MAX, INT64_MAX, INT64_MIN, -2, -1, 0
     };
+
+    static const struct {
+        const char  *name;
+        const char  *labels;
+    } sums[] = {
+        { "clawdbot_tokens_total", "model=other,type=prompt" },
+        { "clawdbot_user_tokens_total", "user=other,type=completion" },
+        { "clawdbot_upstream_request_duration_seconds_sum", "model=other" },
+        { "clawdbot_output_tokens_per_second_sum", "model=other" }
+    };
+
+    ngx_memzero(last, sizeof(last));
 
     zone = test_zone(&conf, 256);
 
@@ -950,10 +964,20 @@ test_claims(void **state)
             s.generation = claims[k];
             s.status = (ngx_uint_t) claims[k];
             ngx_http_clawd_count_request(zone, &s);
+
+            e = scrape(zone, 1, NULL);
+
+            for (n = 0; n < sizeof(sums) / sizeof(sums[0]); n++) {
+                now = strtod(expo_value(e, sums[n].name, sums[n].labels),
+                             NULL);
+                assert_true(now >= last[n]);
+                last[n] = now;
+            }
+
+            expo_free(e);
         }
     }
 
-    expo_free(scrape(zone, 1, NULL));
     test_unmap(&conf);
 }
 
@@ -1297,7 +1321,8 @@ test_claim(void **state)
 
 
 #define WORKERS   4
-#define REQUESTS  20000
+#define REQUESTS  20000      /* twice: by name, and of one model */
+#define TOTAL     (WORKERS * REQUESTS * 2)
 #define NAMES     90         /* more than the table holds */
 
 
@@ -1316,7 +1341,8 @@ test_worker(test_conf_t *conf, ngx_uint_t slot)
     ngx_http_clawd_zone_claim(&conf->shm_zone, &conf->log);
 
     for (i = 0; i < REQUESTS; i++) {
-        snprintf(name, sizeof(name), "n%u", (unsigned) ((i * 7 + slot) % NAMES));
+        snprintf(name, sizeof(name), "n%u",
+                 (unsigned) ((i * 7 + slot) % NAMES));
 
         sample_init(&s);
         s.model = learn(zone, name);
@@ -1331,6 +1357,15 @@ test_worker(test_conf_t *conf, ngx_uint_t slot)
         ngx_http_clawd_count_in_flight(zone, s.model, 1);
         ngx_http_clawd_count_request(zone, &s);
         ngx_http_clawd_count_in_flight(zone, s.model, -1);
+    }
+
+    /* and all at the same counters, as fast as they can */
+
+    s.model = 1;
+    s.user = 1;
+
+    for (i = 0; i < REQUESTS; i++) {
+        ngx_http_clawd_count_request(zone, &s);
     }
 
     ngx_http_clawd_count_in_flight(zone, NGX_HTTP_CLAWD_OTHER, slot + 1);
@@ -1361,6 +1396,33 @@ test_sum(expo_t *e, const char *name, const char *label)
     }
 
     return sum;
+}
+
+
+/* What the workers counted, to the last one. */
+
+static void
+test_exact(ngx_http_clawd_zone_t *zone, const char *in_flight)
+{
+    expo_t  *e;
+
+    e = scrape(zone, 0, NULL);
+
+    assert_int_equal(test_sum(e, "clawdbot_model_request_total", NULL),
+                     TOTAL);
+    assert_int_equal(test_sum(e, "clawdbot_user_requests_total", NULL),
+                     TOTAL);
+    assert_int_equal(test_sum(e, "clawdbot_http_request_duration_seconds_count",
+                              "2xx"), TOTAL);
+    assert_int_equal(test_sum(e, "clawdbot_tokens_total", "prompt"),
+                     TOTAL * 3);
+    assert_int_equal(test_sum(e, "clawdbot_user_tokens_total", "completion"),
+                     TOTAL * 2);
+    assert_int_equal(test_sum(e, "clawdbot_usage_source_total", "counted"),
+                     TOTAL);
+    V("requests_in_flight", "model=other", in_flight);
+
+    expo_free(e);
 }
 
 
@@ -1423,39 +1485,20 @@ test_workers(void **state)
         close(done[i][0]);
     }
 
-    e = scrape(zone, 0, NULL);
+    test_exact(zone, "10");
 
-    assert_int_equal(test_sum(e, "clawdbot_model_request_total", NULL),
-                     WORKERS * REQUESTS);
-    assert_int_equal(test_sum(e, "clawdbot_user_requests_total", NULL),
-                     WORKERS * REQUESTS);
-    assert_int_equal(test_sum(e, "clawdbot_http_request_duration_seconds_count",
-                              "2xx"), WORKERS * REQUESTS);
-    assert_int_equal(test_sum(e, "clawdbot_tokens_total", "prompt"),
-                     WORKERS * REQUESTS * 3);
-    assert_int_equal(test_sum(e, "clawdbot_user_tokens_total", "completion"),
-                     WORKERS * REQUESTS * 2);
-    V("usage_source_total", "source=counted", "80000");
-
-    /* the readers made sure that no model is there twice */
+    /* the reader made sure that no name is there twice */
 
     assert_int_equal(ngx_http_clawd_registry(zone)->models.count,
                      NGX_HTTP_CLAWD_MODELS);
     assert_int_equal(ngx_http_clawd_registry(zone)->users.count, NAMES + 1);
-
-    V("requests_in_flight", "model=other", "10");
-    expo_free(e);
 
     /* one dies: what it had in flight goes at once, what it counted stays */
 
     assert_int_equal(kill(pids[3], SIGKILL), 0);
     assert_int_equal(waitpid(pids[3], &status, 0), pids[3]);
 
-    e = scrape(zone, 0, NULL);
-    V("requests_in_flight", "model=other", "6");
-    assert_int_equal(test_sum(e, "clawdbot_model_request_total", NULL),
-                     WORKERS * REQUESTS);
-    expo_free(e);
+    test_exact(zone, "6");
 
     /* the others end in good order */
 
@@ -1467,9 +1510,7 @@ test_workers(void **state)
         assert_int_equal(status, 0);
     }
 
-    e = scrape(zone, 0, NULL);
-    V("requests_in_flight", "model=other", "0");
-    expo_free(e);
+    test_exact(zone, "0");
 
     test_unmap(&conf);
 }
