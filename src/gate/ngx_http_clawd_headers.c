@@ -168,7 +168,13 @@ ngx_http_clawd_header_bearer(ngx_table_elt_t *h, ngx_http_clawd_cred_t *cred)
     p = h->value.data;
     last = p + h->value.len;
 
-    if (h->value.len < 7
+    /* NGINX trims spaces, not tabs */
+
+    while (p < last && (*p == ' ' || *p == '\t')) {
+        p++;
+    }
+
+    if (last - p < 7
         || ngx_strncasecmp(p, (u_char *) "bearer", 6) != 0
         || (p[6] != ' ' && p[6] != '\t'))
     {
@@ -310,7 +316,10 @@ ngx_http_clawd_header_json(ngx_http_request_t *r, ngx_list_t *kept)
 
     ngx_memzero(h, sizeof(ngx_table_elt_t));
 
-    h->hash = 1;
+    /* the hash by which proxy_set_header finds what it replaces */
+
+    h->hash = ngx_hash_key((u_char *) "content-type",
+                           sizeof("content-type") - 1);
     ngx_str_set(&h->key, "Content-Type");
     ngx_str_set(&h->value, "application/json");
     h->lowcase_key = (u_char *) "content-type";

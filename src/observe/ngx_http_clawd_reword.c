@@ -17,6 +17,8 @@ static ngx_uint_t ngx_http_clawd_reword_status(ngx_http_request_t *r,
     ngx_http_clawd_ctx_t *ctx, ngx_http_clawd_error_t *e);
 static ngx_int_t ngx_http_clawd_reword_headers(ngx_http_request_t *r,
     ngx_http_clawd_ctx_t *ctx, ngx_http_clawd_error_t *e);
+static void ngx_http_clawd_reword_clear(ngx_http_request_t *r,
+    const char *name);
 static ngx_int_t ngx_http_clawd_reword_output(ngx_http_request_t *r,
     u_char *p, size_t len);
 
@@ -267,9 +269,6 @@ ngx_http_clawd_reword_headers(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx,
     ngx_http_clawd_error_t *e)
 {
     ngx_str_t         allow;
-    ngx_uint_t        i;
-    ngx_list_part_t  *part;
-    ngx_table_elt_t  *h;
 
     static ngx_str_t  bearer = ngx_string("Bearer");
     static ngx_str_t  two = ngx_string("2");
@@ -296,21 +295,12 @@ ngx_http_clawd_reword_headers(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx,
         r->headers_out.content_length = NULL;
     }
 
+    if (ctx->reword->upstream) {
+        ngx_http_clawd_reword_clear(r, "www-authenticate");
+    }
+
     if (e->status == NGX_HTTP_SERVICE_UNAVAILABLE) {
-
-        for (part = &r->headers_out.headers.part; part; part = part->next) {
-            h = part->elts;
-
-            for (i = 0; i < part->nelts; i++) {
-                if (h[i].key.len == sizeof("retry-after") - 1
-                    && ngx_strncasecmp(h[i].key.data,
-                                       (u_char *) "retry-after", 11)
-                       == 0)
-                {
-                    h[i].hash = 0;
-                }
-            }
-        }
+        ngx_http_clawd_reword_clear(r, "retry-after");
 
         if (ngx_http_clawd_header_add(r, "Retry-After", &two) != NGX_OK) {
             return NGX_ERROR;
@@ -346,6 +336,32 @@ ngx_http_clawd_reword_headers(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx,
     }
 
     return ngx_http_clawd_headers_out(r, ctx);
+}
+
+
+/* takes a header of the upstream's out of the answer */
+
+static void
+ngx_http_clawd_reword_clear(ngx_http_request_t *r, const char *name)
+{
+    size_t            len;
+    ngx_uint_t        i;
+    ngx_list_part_t  *part;
+    ngx_table_elt_t  *h;
+
+    len = ngx_strlen(name);
+
+    for (part = &r->headers_out.headers.part; part; part = part->next) {
+        h = part->elts;
+
+        for (i = 0; i < part->nelts; i++) {
+            if (h[i].key.len == len
+                && ngx_strncasecmp(h[i].key.data, (u_char *) name, len) == 0)
+            {
+                h[i].hash = 0;
+            }
+        }
+    }
 }
 
 
