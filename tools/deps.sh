@@ -13,8 +13,8 @@ build="nginx nginx-dev gcc make libc6-dev libssl-dev zlib1g-dev libpcre2-dev"
 unit="libcmocka-dev libjansson-dev"
 test="perl libtest-base-perl curl"
 check="clang clang-tidy clang-format cppcheck python3 git"
-fuzz="clang"
-source="debian-archive-keyring clang"
+fuzz="clang libclang-rt-dev llvm"
+source="debian-archive-keyring clang libclang-rt-dev llvm"
 
 packages=
 for group in "$@"; do
