@@ -423,7 +423,8 @@ ngx_http_clawd_prometheus_rejects(ngx_http_clawd_text_t *t,
         }
 
         if (first == i
-            && (n || ngx_http_clawd_error_def(i)->status < 500))
+            && (n || i == NGX_HTTP_CLAWD_ERR_NONE
+                || ngx_http_clawd_error_def(i)->status < 500))
         {
             ngx_http_clawd_text_value(t, NGX_HTTP_CLAWD_COUNTER,
                                       "clawdbot_rejected", labels, n);

@@ -994,6 +994,14 @@ test_rejects(void **state)
 
     zone = test_zone(&conf, 256);
 
+    /* what refuses is there from the start */
+
+    e = scrape(zone, 0, NULL);
+    V("rejected_total", "reason=nginx", "0");
+    V("rejected_total", "reason=no_token", "0");
+    NONE("rejected_total", "reason=timeout");
+    expo_free(e);
+
     for (i = 0; i < NGX_HTTP_CLAWD_ERR_MAX; i++) {
         for (n = 0; n <= i; n++) {
             ngx_http_clawd_count_reject(zone, i);
