@@ -70,9 +70,10 @@ typedef struct {
     ngx_array_t                *cors;          /* ngx_str_t origins; NULL: off,
                                                   one "*": any */
 
-    /* of clawd_pass: scheme://authority, as written and compiled */
-    ngx_http_complex_value_t   *upstream;
-    ngx_str_t                   upstream_host;
+    ngx_http_complex_value_t   *upstream;      /* scheme://authority of
+                                                  clawd_pass; NULL: none */
+    ngx_uint_t                  checked;       /* of this process: the proxy's
+                                                  settings were looked at */
 } ngx_http_clawd_loc_conf_t;
 
 

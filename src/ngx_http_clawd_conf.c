@@ -130,7 +130,7 @@ ngx_http_clawd_create_loc_conf(ngx_conf_t *cf)
     /*
      * set by ngx_pcalloc():
      *
-     *     conf->upstream_host = { 0, NULL };
+     *     conf->checked = 0;
      */
 
     conf->enable = NGX_CONF_UNSET;

@@ -24,24 +24,25 @@ static ngx_uint_t  ngx_http_clawd_warned;
 void
 ngx_http_clawd_warn_settings(ngx_http_request_t *r)
 {
-    u_char                    *p, *last;
-    ngx_http_upstream_t       *u;
-    ngx_http_core_loc_conf_t  *clcf;
+    u_char                     *p, *last;
+    ngx_http_upstream_t        *u;
+    ngx_http_core_loc_conf_t   *clcf;
+    ngx_http_clawd_loc_conf_t  *conf;
 
-    /* the location's settings are fixed: look at each once */
-
-    static ngx_http_core_loc_conf_t  *seen;
-
-    clcf = ngx_http_get_module_loc_conf(r, ngx_http_core_module);
+    conf = ngx_http_get_module_loc_conf(r, ngx_http_clawd_module);
     u = r->upstream;
 
-    if (clcf == seen || u->request_bufs == NULL
-        || u->schema.len < 4 || ngx_strncmp(u->schema.data, "http", 4) != 0)
-    {
+    if (conf->checked || u->request_bufs == NULL) {
         return;
     }
 
-    seen = clcf;
+    conf->checked = 1;
+
+    if (u->schema.len < 4 || ngx_strncmp(u->schema.data, "http", 4) != 0) {
+        return;
+    }
+
+    clcf = ngx_http_get_module_loc_conf(r, ngx_http_core_module);
 
     p = u->request_bufs->buf->start;
     last = u->request_bufs->buf->last;
