@@ -12,7 +12,9 @@
 #include <stddef.h>
 #include <setjmp.h>
 #include <stdint.h>
+#include <dirent.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -28,7 +30,7 @@
 #define NATIVE       NGX_HTTP_CLAWD_FORMAT_NATIVE
 #define EMBEDDINGS   NGX_HTTP_CLAWD_FORMAT_EMBEDDINGS
 
-#define BODY_MAX     4096
+#define BODY_MAX     32768
 #define OUT_MAX      (BODY_MAX + 1024)
 
 
@@ -1407,6 +1409,198 @@ test_large_body(void **state)
 
 
 static void
+test_ends_refused(void **state)
+{
+    u_char                    body[] = "{\"model\":\"m\"}}";
+    ngx_http_clawd_request_t  rq;
+
+    rq.format = CHAT;
+    rq.max_tokens = 0;
+    rq.native = 0;
+    rq.admin = 0;
+
+    ngx_http_clawd_request_init(&rq);
+
+    assert_int_equal(ngx_http_clawd_request_read(&rq, body, body + 14),
+                     NGX_ERROR);
+    assert_int_equal(ngx_http_clawd_request_read(&rq, body, body + 13),
+                     NGX_ERROR);
+    assert_int_equal(ngx_http_clawd_request_end(&rq), NGX_ERROR);
+    assert_int_equal(rq.error, NGX_HTTP_CLAWD_ERR_TRAILING);
+
+    /* a later body starts afresh */
+
+    ngx_http_clawd_request_init(&rq);
+
+    assert_int_equal(ngx_http_clawd_request_read(&rq, body, body + 13),
+                     NGX_OK);
+    assert_int_equal(ngx_http_clawd_request_end(&rq), NGX_OK);
+}
+
+
+/* as it was sent; broken JSON is kept as a text, a character for each byte */
+
+static size_t
+recorded_body(json_t *request, char *body)
+{
+    size_t       i, len;
+    unsigned     c;
+    const char  *p;
+
+    if (!json_is_string(request)) {
+        len = json_dumpb(request, body, BODY_MAX, 0);
+        assert_true(len > 0 && len <= BODY_MAX);
+
+        return len;
+    }
+
+    p = json_string_value(request);
+    len = 0;
+
+    for (i = 0; i < json_string_length(request); i++) {
+        c = (u_char) p[i];
+
+        if (c >= 0xc0) {
+            c = (c & 0x1f) << 6 | (p[++i] & 0x3f);
+        }
+
+        assert_true(c < 0x100 && len < BODY_MAX);
+        body[len++] = (char) c;
+    }
+
+    return len;
+}
+
+
+static ngx_http_clawd_error_e
+recorded_error(const char *name)
+{
+    size_t  i;
+
+    static const struct {
+        const char              *name;
+        ngx_http_clawd_error_e   error;
+    } refused[] = {
+        { "79_err_cloud_disabled_native_shape_on_v1",
+          NGX_HTTP_CLAWD_ERR_MODEL_DENIED },
+        { "bom_body", NGX_HTTP_CLAWD_ERR_JSON },
+        { "debug_render", NGX_HTTP_CLAWD_ERR_PARAM_DENIED },
+        { "dup_key_case", NGX_HTTP_CLAWD_ERR_DUPLICATE },
+        { "dup_key_case_rev", NGX_HTTP_CLAWD_ERR_DUPLICATE },
+        { "err_chat_bad_json", NGX_HTTP_CLAWD_ERR_JSON },
+        { "err_chat_bad_type", NGX_HTTP_CLAWD_ERR_TYPE },
+        { "err_chat_empty_body", NGX_HTTP_CLAWD_ERR_EMPTY_BODY },
+        { "err_chat_no_model", NGX_HTTP_CLAWD_ERR_MODEL },
+        { "err_native_bad_json", NGX_HTTP_CLAWD_ERR_JSON },
+        { "gzip_request", NGX_HTTP_CLAWD_ERR_JSON },
+        { "long_s_stream", NGX_HTTP_CLAWD_ERR_DUPLICATE },
+        { "trailing_data", NGX_HTTP_CLAWD_ERR_TRAILING }
+    };
+
+    for (i = 0; i < sizeof(refused) / sizeof(refused[0]); i++) {
+        if (strcmp(name, refused[i].name) == 0) {
+            return refused[i].error;
+        }
+    }
+
+    return NGX_HTTP_CLAWD_ERR_NONE;
+}
+
+
+static void
+check_recorded(const char *dir, const char *name, int *n)
+{
+    char                         path[512], body[BODY_MAX];
+    size_t                       len;
+    json_t                      *sidecar, *request;
+    setup_t                      s;
+    result_t                     whole, pieces;
+    ngx_str_t                    uri;
+    const ngx_http_clawd_api_t  *api;
+
+    snprintf(path, sizeof(path), "%s/%s.json", dir, name);
+    sidecar = json_load_file(path, JSON_ALLOW_NUL, NULL);
+    assert_non_null(sidecar);
+
+    uri.data = (u_char *) json_string_value(json_object_get(sidecar,
+                                                            "endpoint"));
+    uri.len = strlen((char *) uri.data);
+
+    api = ngx_http_clawd_api_find(&uri);
+    request = json_object_get(sidecar, "request");
+
+    if (api && api->class == NGX_HTTP_CLAWD_CLASS_INFER
+        && request && !json_is_null(request))
+    {
+        len = recorded_body(request, body);
+
+        s.format = api->format;
+        s.cap = 8;
+        s.native = (ngx_http_clawd_api_family(&uri)
+                    == NGX_HTTP_CLAWD_OLLAMA);
+        s.admin = 0;
+
+        run(&s, body, len, len, 0, &whole);
+        run(&s, body, len, 1, 0, &pieces);
+        assert_memory_equal(&pieces, &whole, sizeof(result_t));
+
+        if (whole.error != recorded_error(name)) {
+            fail_msg("%s/%s: error %d", dir, name, (int) whole.error);
+        }
+
+        if (whole.rc == NGX_OK) {
+            check_tree(&s, body, len, &whole);
+            check_again(&s, &whole);
+        }
+
+        (*n)++;
+    }
+
+    json_decref(sidecar);
+}
+
+
+static void
+test_recorded_requests(void **state)
+{
+    int             n;
+    DIR            *d;
+    char            dir[512], name[256], *dot;
+    size_t          i;
+    const char     *root;
+    struct dirent  *entry;
+
+    static const char  *dirs[] = { "", "/recorded", "/recorded-llamacpp" };
+
+    root = getenv("CLAWD_FIXTURES");
+    root = root ? root : "t/fixtures";
+
+    n = 0;
+
+    for (i = 0; i < sizeof(dirs) / sizeof(dirs[0]); i++) {
+        snprintf(dir, sizeof(dir), "%s%s", root, dirs[i]);
+
+        d = opendir(dir);
+        assert_non_null(d);
+
+        for (entry = readdir(d); entry; entry = readdir(d)) {
+            snprintf(name, sizeof(name), "%s", entry->d_name);
+            dot = strrchr(name, '.');
+
+            if (dot && strcmp(dot, ".json") == 0) {
+                *dot = '\0';
+                check_recorded(dir, name, &n);
+            }
+        }
+
+        closedir(d);
+    }
+
+    assert_true(n >= 80);
+}
+
+
+static void
 test_size(void **state)
 {
     assert_true(sizeof(ngx_http_clawd_request_t) <= 4096);
@@ -1457,6 +1651,8 @@ main(void)
         cmocka_unit_test(test_d72_local),
         cmocka_unit_test(test_random_bodies),
         cmocka_unit_test(test_large_body),
+        cmocka_unit_test(test_ends_refused),
+        cmocka_unit_test(test_recorded_requests),
         cmocka_unit_test(test_size)
     };
 
