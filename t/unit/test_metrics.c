@@ -1,9 +1,15 @@
 /*
  * Copyright (C) clawd authors
  *
- * Zone, registry, histograms and exposition text, without NGINX: what they
- * need of it stands below.  The files are included so that a slab pool of
- * ours, in memory that forked processes share, serves them.
+ * Zone, registry, histograms and exposition text, without NGINX: a slab pool
+ * of ours, in memory that forked processes share, serves them, and what else
+ * they need of NGINX stands below too.
+ *
+ * link: src/shm/ngx_http_clawd_zone.c
+ * link: src/metrics/ngx_http_clawd_histogram.c
+ * link: src/metrics/ngx_http_clawd_prometheus.c
+ * link: src/metrics/ngx_http_clawd_registry.c
+ * link: src/metrics/ngx_http_clawd_text.c
  */
 
 #include <stdarg.h>
@@ -15,11 +21,10 @@
 #include <sys/wait.h>
 #include <sched.h>
 
-#include "metrics/ngx_http_clawd_histogram.c"
-#include "metrics/ngx_http_clawd_text.c"
-#include "shm/ngx_http_clawd_zone.c"
-#include "metrics/ngx_http_clawd_registry.c"
-#include "metrics/ngx_http_clawd_prometheus.c"
+#include "ngx_http_clawd_zone.h"
+#include "ngx_http_clawd_text.h"
+#include "ngx_http_clawd_registry.h"
+#include "ngx_http_clawd_prometheus.h"
 
 #include "exposition.h"
 
@@ -34,6 +39,9 @@ ngx_int_t    ngx_process_slot;
 ngx_uint_t   ngx_pagesize = TEST_PAGE;
 
 static char  test_logged[256];
+
+/* an area after the registry's, if there is one */
+static ngx_http_clawd_area_t  *test_second;
 
 
 void
@@ -88,13 +96,10 @@ ngx_shmtx_unlock(ngx_shmtx_t *mtx)
 }
 
 
-/* of ngx_http_clawd_zone_add() alone, which needs a configuration to test */
-
 ssize_t
 ngx_parse_size(ngx_str_t *line)
 {
-    fail();
-    return NGX_ERROR;
+    return atoi((char *) line->data) * TEST_PAGE;
 }
 
 
@@ -102,78 +107,106 @@ void
 ngx_conf_log_error(ngx_uint_t level, ngx_conf_t *cf, ngx_err_t err,
     const char *fmt, ...)
 {
-    fail();
+    snprintf(test_logged, sizeof(test_logged), "%s", fmt);
 }
 
 
 void *
 ngx_pcalloc(ngx_pool_t *pool, size_t size)
 {
-    fail();
-    return NULL;
+    assert_true(size == sizeof(ngx_http_clawd_zone_t));
+
+    ngx_memzero(pool, size);
+
+    return pool;
 }
 
 
 ngx_shm_zone_t *
 ngx_shared_memory_add(ngx_conf_t *cf, ngx_str_t *name, size_t size, void *tag)
 {
-    fail();
-    return NULL;
+    ngx_shm_zone_t  *shm_zone = tag;
+
+    shm_zone->shm.name = *name;
+    shm_zone->shm.size = size;
+
+    return shm_zone;
 }
 
 
-/* a zone of so many pages, as a configuration has it */
+/* a configuration with its zone */
 
 typedef struct {
     ngx_log_t               log;
     ngx_shm_zone_t          shm_zone;
     ngx_http_clawd_zone_t   zone;
-    ngx_http_clawd_area_t  *areas[2];
+    ngx_http_clawd_area_t  *areas[3];
 } test_conf_t;
 
 
+/* Pages stand for the size, the zone's own place for pool and tag. */
+
 static void
-test_conf(test_conf_t *conf)
+test_conf(test_conf_t *conf, const char *value)
 {
+    ngx_str_t   v;
+    ngx_conf_t  cf;
+
     ngx_memzero(conf, sizeof(test_conf_t));
+    ngx_memzero(&cf, sizeof(ngx_conf_t));
+
+    cf.pool = (ngx_pool_t *) &conf->zone;
+    conf->areas[0] = &ngx_http_clawd_registry_area;
+    conf->areas[1] = test_second;
+
+    v.data = (u_char *) value;
+    v.len = strlen(value);
+
+    assert_ptr_equal(ngx_http_clawd_zone_add(&cf, &v, &conf->shm_zone,
+                                             conf->areas),
+                     &conf->shm_zone);
+    assert_ptr_equal(ngx_http_clawd_zone(&conf->shm_zone), &conf->zone);
 
     conf->log.log_level = NGX_LOG_DEBUG;
-    conf->areas[0] = &ngx_http_clawd_registry_area;
-
-    ngx_str_set(&conf->shm_zone.shm.name, "test");
     conf->shm_zone.shm.log = &conf->log;
-    conf->shm_zone.data = &conf->zone;
-
-    conf->zone.areas = conf->areas;
-    conf->zone.shm_zone = &conf->shm_zone;
 }
 
 
-static ngx_http_clawd_zone_t *
-test_zone(test_conf_t *conf, ngx_uint_t pages)
+/* A fresh zone. */
+
+static ngx_int_t
+test_init(test_conf_t *conf, const char *value)
 {
+    size_t            size;
     u_char           *addr;
     ngx_slab_pool_t  *pool;
 
-    test_conf(conf);
+    test_conf(conf, value);
+    size = conf->shm_zone.shm.size;
 
-    addr = mmap(NULL, pages * TEST_PAGE, PROT_READ|PROT_WRITE,
-                MAP_SHARED|MAP_ANONYMOUS, -1, 0);
+    addr = mmap(NULL, size, PROT_READ|PROT_WRITE, MAP_SHARED|MAP_ANONYMOUS,
+                -1, 0);
     assert_true(addr != MAP_FAILED);
 
     conf->shm_zone.shm.addr = addr;
-    conf->shm_zone.shm.size = pages * TEST_PAGE;
 
     pool = (ngx_slab_pool_t *) addr;
     pool->start = addr + ngx_align(sizeof(ngx_slab_pool_t), 64);
-    pool->end = addr + pages * TEST_PAGE;
-    pool->pfree = pages - 1;
+    pool->end = addr + size;
+    pool->pfree = size / TEST_PAGE - 1;
     pool->mutex.lock = &pool->lock.lock;
 
     ngx_pid = getpid();
     ngx_process_slot = 0;
 
-    assert_int_equal(ngx_http_clawd_zone_init(&conf->shm_zone, NULL), NGX_OK);
+    return conf->shm_zone.init(&conf->shm_zone, NULL);
+}
+
+
+static ngx_http_clawd_zone_t *
+test_zone(test_conf_t *conf, const char *value)
+{
+    assert_int_equal(test_init(conf, value), NGX_OK);
 
     return &conf->zone;
 }
@@ -406,7 +439,7 @@ test_buckets(void **state)
     ngx_http_clawd_histogram_add(&h, NGX_HTTP_CLAWD_SCALE_RATE,
                                  (uint64_t) -1, &id, 0);
     ngx_http_clawd_histogram_read(&h, NGX_HTTP_CLAWD_SCALE_RATE, &s);
-    assert_int_equal(s.sum, 2 * NGX_HTTP_CLAWD_HISTOGRAM_MAX);
+    assert_int_equal(s.sum, 2 * 1000000000000000ULL);
 }
 
 
@@ -661,7 +694,7 @@ test_names(void **state)
     test_conf_t             conf;
     ngx_http_clawd_zone_t  *zone;
 
-    zone = test_zone(&conf, 4096);
+    zone = test_zone(&conf, "test:4096");
 
     assert_int_equal(find(zone, "a"), NGX_HTTP_CLAWD_OTHER);
     assert_int_equal(learn(zone, "a"), 1);
@@ -734,7 +767,7 @@ test_exhaustion(void **state)
     ngx_http_clawd_zone_t    *zone;
     ngx_http_clawd_sample_t   s;
 
-    zone = test_zone(&conf, 16);
+    zone = test_zone(&conf, "test:16");
     known = 0;
 
     for (i = 0; i < 64; i++) {
@@ -794,27 +827,25 @@ test_exhaustion(void **state)
 }
 
 
+/* Areas that do not fit: a message, and no zone. */
+
 static void
 test_too_small(void **state)
 {
-    test_conf_t       conf;
-    ngx_slab_pool_t  *pool;
+    test_conf_t            conf;
+    ngx_http_clawd_area_t  area;
 
-    test_unmap((test_zone(&conf, 16), &conf));
+    area = ngx_http_clawd_registry_area;
+    area.size = 17 * TEST_PAGE;
+    test_second = &area;
 
-    test_conf(&conf);
-    pool = calloc(1, TEST_PAGE);
-    assert_non_null(pool);
-    pool->start = (u_char *) pool + 512;
-    pool->end = (u_char *) pool + TEST_PAGE;
-    pool->mutex.lock = &pool->lock.lock;
-    conf.shm_zone.shm.addr = (u_char *) pool;
+    assert_int_equal(test_init(&conf, "test:16"), NGX_ERROR);
+    test_second = NULL;
 
-    assert_int_equal(ngx_http_clawd_zone_init(&conf.shm_zone, NULL),
-                     NGX_ERROR);
     assert_non_null(strstr(test_logged, "too small"));
+    assert_null(conf.zone.root);
 
-    free(pool);
+    test_unmap(&conf);
 }
 
 
@@ -826,7 +857,7 @@ test_request(void **state)
     ngx_http_clawd_zone_t    *zone;
     ngx_http_clawd_sample_t   s;
 
-    zone = test_zone(&conf, 256);
+    zone = test_zone(&conf, "test:256");
 
     sample_init(&s);
     s.model = learn(zone, "m");
@@ -950,7 +981,7 @@ test_claims(void **state)
 
     ngx_memzero(last, sizeof(last));
 
-    zone = test_zone(&conf, 256);
+    zone = test_zone(&conf, "test:256");
 
     for (i = 0; i < sizeof(claims) / sizeof(claims[0]); i++) {
         for (k = 0; k < sizeof(claims) / sizeof(claims[0]); k++) {
@@ -992,7 +1023,7 @@ test_rejects(void **state)
     test_conf_t                 conf;
     ngx_http_clawd_zone_t      *zone;
 
-    zone = test_zone(&conf, 256);
+    zone = test_zone(&conf, "test:256");
 
     /* what refuses is there from the start */
 
@@ -1054,7 +1085,7 @@ test_injection(void **state)
         "a,b=\"c\"", "# EOF", "\xe2\x82\xac"
     };
 
-    zone = test_zone(&conf, 256);
+    zone = test_zone(&conf, "test:256");
 
     for (i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         sample_init(&s);
@@ -1140,7 +1171,7 @@ test_formats(void **state)
         { "build_info", "gauge" }
     };
 
-    zone = test_zone(&conf, 256);
+    zone = test_zone(&conf, "test:256");
 
     /* an empty registry is a valid page too */
 
@@ -1207,38 +1238,38 @@ test_formats(void **state)
 static void
 test_reload(void **state)
 {
+    ngx_uint_t                 i, *root;
     test_conf_t                old, new;
     ngx_http_clawd_area_t      area, *areas[3];
     ngx_http_clawd_zone_t     *zone;
     ngx_http_clawd_registry_t *registry;
 
-    zone = test_zone(&old, 256);
+    zone = test_zone(&old, "test:256");
     assert_int_equal(learn(zone, "m"), 1);
     registry = ngx_http_clawd_registry(zone);
 
-    test_conf(&new);
+    test_conf(&new, "test:256");
     new.shm_zone.shm.addr = old.shm_zone.shm.addr;
-    assert_int_equal(ngx_http_clawd_zone_init(&new.shm_zone, zone), NGX_OK);
+    assert_int_equal(new.shm_zone.init(&new.shm_zone, zone), NGX_OK);
     assert_ptr_equal(ngx_http_clawd_registry(&new.zone), registry);
     assert_int_equal(find(&new.zone, "m"), 1);
 
     /* memory that is there without an old configuration */
 
-    test_conf(&new);
+    test_conf(&new, "test:256");
     new.shm_zone.shm.addr = old.shm_zone.shm.addr;
     new.shm_zone.shm.exists = 1;
-    assert_int_equal(ngx_http_clawd_zone_init(&new.shm_zone, NULL), NGX_OK);
+    assert_int_equal(new.shm_zone.init(&new.shm_zone, NULL), NGX_OK);
     assert_int_equal(find(&new.zone, "m"), 1);
 
     /* other layouts are refused, and what lives is left alone */
 
 #define REFUSED()                                                             \
-    test_conf(&new);                                                          \
+    test_conf(&new, "test:256");                                              \
     new.shm_zone.shm.addr = old.shm_zone.shm.addr;                            \
     new.zone.areas = areas;                                                   \
     test_logged[0] = '\0';                                                    \
-    assert_int_equal(ngx_http_clawd_zone_init(&new.shm_zone, zone),           \
-                     NGX_ERROR);                                              \
+    assert_int_equal(new.shm_zone.init(&new.shm_zone, zone), NGX_ERROR);      \
     assert_non_null(strstr(test_logged, "another version"));                  \
     assert_null(new.zone.root)
 
@@ -1268,13 +1299,15 @@ test_reload(void **state)
     areas[0] = &area;
     areas[1] = NULL;
 
-    zone->root->version++;
-    REFUSED();
-    zone->root->version--;
+    /* the root begins with its magic, version and size */
 
-    zone->root->magic++;
-    REFUSED();
-    zone->root->magic--;
+    root = (ngx_uint_t *) zone->root;
+
+    for (i = 0; i < 3; i++) {
+        root[i]++;
+        REFUSED();
+        root[i]--;
+    }
 
     assert_int_equal(find(zone, "m"), 1);
 
@@ -1290,7 +1323,7 @@ test_claim(void **state)
     ngx_http_clawd_zone_t  *zone;
     ngx_http_clawd_proc_t  *proc;
 
-    zone = test_zone(&conf, 256);
+    zone = test_zone(&conf, "test:256");
 
     /* before the claim, as in the master: nothing is counted */
 
@@ -1450,7 +1483,7 @@ test_workers(void **state)
     test_conf_t             conf;
     ngx_http_clawd_zone_t  *zone;
 
-    zone = test_zone(&conf, 4096);
+    zone = test_zone(&conf, "test:4096");
     assert_int_equal(pipe(hold), 0);
 
     for (i = 0; i < WORKERS; i++) {
@@ -1535,7 +1568,7 @@ test_dead_writer(void **state)
     ngx_http_clawd_sample_t         s;
     ngx_http_clawd_model_series_t  *m;
 
-    zone = test_zone(&conf, 256);
+    zone = test_zone(&conf, "test:256");
     ngx_http_clawd_zone_claim(&conf.shm_zone, &conf.log);
 
     sample_init(&s);
