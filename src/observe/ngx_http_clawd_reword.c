@@ -297,6 +297,10 @@ ngx_http_clawd_reword_headers(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx,
 
     if (ctx->reword->upstream) {
         ngx_http_clawd_reword_clear(r, "www-authenticate");
+
+        /* headers_out.location is not set for a path */
+
+        ngx_http_clawd_reword_clear(r, "location");
     }
 
     if (e->status == NGX_HTTP_SERVICE_UNAVAILABLE) {
