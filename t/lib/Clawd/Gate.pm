@@ -11,6 +11,8 @@ package Clawd::Gate;
 #   upstream      answer(REQUEST), for each request
 #   no_error_log  [error], unless the block expects a line
 #
+# gate_default(SECTION => TEXT, ...) gives a file other defaults.
+#
 # --- refused: FAMILY STATUS CODE [PARAM] expects an answer of the gateway's
 # own to each request of the block: the status, the whole body in the shape of
 # the family (openai, anthropic or ollama), the headers that belong to it, and
@@ -29,6 +31,8 @@ use Test::Nginx::Socket ();
 use Clawd::Upstream ();
 
 my $home = abs_path(dirname(abs_path(__FILE__)) . '/../../..');
+
+my %given;
 
 my %openai_type = (
     403 => 'permission_error', 404 => 'not_found_error',
@@ -55,7 +59,7 @@ sub import {
     my $caller = caller;
 
     no strict 'refs';
-    *{"${caller}::$_"} = \&$_ for qw(gate_http proxy_conf);
+    *{"${caller}::$_"} = \&$_ for qw(gate_default gate_http proxy_conf);
 
     Test::Nginx::Socket::no_root_location();
 
@@ -68,6 +72,11 @@ sub import {
 
     Test::Nginx::Socket::add_block_preprocessor(\&defaults);
     Test::Nginx::Socket::add_response_body_check(\&check);
+}
+
+
+sub gate_default {
+    %given = @_;
 }
 
 
@@ -95,6 +104,7 @@ sub defaults {
                         . 'http://127.0.0.1:$TEST_NGINX_UPSTREAM_PORT; }',
         more_headers => 'Authorization: Bearer sk-alice',
         upstream     => [sub { answer($_[0]) }],
+        %given,
     );
 
     $default{no_error_log} = "[error]\n"
