@@ -54,6 +54,10 @@ enum {
 
 static ngx_http_clawd_json_event_e ngx_http_clawd_json_step(
     ngx_http_clawd_json_t *js, u_char **pos, u_char *last);
+static u_char *ngx_http_clawd_json_skim(ngx_http_clawd_json_t *js, u_char *p,
+    u_char *last);
+static u_char *ngx_http_clawd_json_skim_string(u_char *p, u_char *last);
+static u_char *ngx_http_clawd_json_skim_number(u_char *p, u_char *last);
 static ngx_http_clawd_json_event_e ngx_http_clawd_json_begin_value(
     ngx_http_clawd_json_t *js, u_char **pos);
 static ngx_http_clawd_json_event_e ngx_http_clawd_json_open(
@@ -155,6 +159,15 @@ ngx_http_clawd_json_next(ngx_http_clawd_json_t *js, u_char **pos,
     }
 
     while (p < last && ev == NGX_HTTP_CLAWD_JSON_AGAIN) {
+
+        if (js->matched != js->depth) {
+            p = ngx_http_clawd_json_skim(js, p, last);
+
+            if (p == last) {
+                break;
+            }
+        }
+
         ev = ngx_http_clawd_json_step(js, &p, last);
 
         if (js->state == ngx_http_clawd_json_done
@@ -219,6 +232,127 @@ ngx_http_clawd_json_step(ngx_http_clawd_json_t *js, u_char **pos,
     }
 
     return ngx_http_clawd_json_punctuation(js, pos);
+}
+
+
+/*
+ * Most of a body is below paths that nobody asked for: this passes over what
+ * is plain there, as whole tokens, and leaves everything else to step().
+ */
+
+static u_char *
+ngx_http_clawd_json_skim(ngx_http_clawd_json_t *js, u_char *p, u_char *last)
+{
+    u_char   state;
+    u_char  *next;
+
+    state = js->state;
+
+    for ( /* void */ ; p < last; p = next) {
+
+        next = p + 1;
+
+        if (*p == ' ' || *p == '\n' || *p == '\t' || *p == '\r') {
+
+            if (state >= ngx_http_clawd_json_in_key
+                && state != ngx_http_clawd_json_colon
+                && state != ngx_http_clawd_json_behind)
+            {
+                break;
+            }
+
+            continue;
+        }
+
+        switch (state) {
+
+        case ngx_http_clawd_json_value:
+        case ngx_http_clawd_json_first_value:
+            next = (*p == '"') ? ngx_http_clawd_json_skim_string(next, last)
+                               : ngx_http_clawd_json_skim_number(p, last);
+            state = next ? ngx_http_clawd_json_behind : state;
+            break;
+
+        case ngx_http_clawd_json_first_key:
+        case ngx_http_clawd_json_next_key:
+            next = (*p == '"') ? ngx_http_clawd_json_skim_string(next, last)
+                               : NULL;
+            state = next ? ngx_http_clawd_json_colon : state;
+            break;
+
+        case ngx_http_clawd_json_colon:
+            next = (*p == ':') ? next : NULL;
+            state = next ? ngx_http_clawd_json_value : state;
+            break;
+
+        case ngx_http_clawd_json_behind:
+            next = (*p == ',') ? next : NULL;
+            state = next ? (ngx_http_clawd_json_in_object(js)
+                            ? ngx_http_clawd_json_next_key
+                            : ngx_http_clawd_json_value)
+                         : state;
+            break;
+
+        default:
+            next = NULL;
+        }
+
+        if (next == NULL) {
+            break;
+        }
+    }
+
+    /* a key that was passed over names no node */
+
+    if (state != js->state) {
+        js->state = state;
+        js->current = NGX_HTTP_CLAWD_JSON_NO_NODE;
+    }
+
+    return p;
+}
+
+
+/* behind the quote of a string that lies here whole and unescaped, or NULL */
+
+static u_char *
+ngx_http_clawd_json_skim_string(u_char *p, u_char *last)
+{
+    p = ngx_http_clawd_json_skip(p, last);
+
+    return (p < last && *p == '"') ? p + 1 : NULL;
+}
+
+
+/* behind a number without an exponent, which a byte follows, or NULL */
+
+static u_char *
+ngx_http_clawd_json_skim_number(u_char *p, u_char *last)
+{
+    u_char  *digits;
+
+    if (*p == '-') {
+        p++;
+    }
+
+    for (digits = p; p < last && *p >= '0' && *p <= '9'; p++) { /* void */ }
+
+    if (p == digits || (*digits == '0' && p - digits > 1)) {
+        return NULL;
+    }
+
+    if (p < last && *p == '.') {
+
+        for (digits = ++p; p < last && *p >= '0' && *p <= '9'; p++) {
+            /* void */
+        }
+
+        if (p == digits) {
+            return NULL;
+        }
+    }
+
+    return (p < last && *p != 'e' && *p != 'E') ? p : NULL;
 }
 
 
