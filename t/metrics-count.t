@@ -268,3 +268,47 @@ Content-Type: application/json
 --- response_body_like eval
 [qr/error/, qr/\A(?!.*fake_metric)/s]
 
+
+
+=== TEST 9: the exemplar leads to the request
+--- http_config eval: $::http
+--- config eval: $::config
+--- upstream eval
+main::answer(1, 1)
+--- more_headers
+Authorization: Bearer sk-alice
+Content-Type: application/json
+Accept: application/openmetrics-text
+X-Request-Id: find-me-7
+--- request eval
+[main::chat('m'), "GET /metrics"]
+--- response_body_like eval
+[qr/hi/,
+ qr/^clawdbot_http_request_duration_seconds_bucket
+    \{model="m",code="2xx",le="[\d.]+"\}\ 1
+    \ \#\ \{request_id="find-me-7"\}\ [\d.]+\ \d{10}(\.\d{1,3})?$/mx]
+
+
+
+=== TEST 10: one of NGINX's own modules refuses
+--- http_config eval
+$::http . 'limit_req_zone $server_name zone=l:64k rate=1r/m;'
+--- config
+location = /metrics { clawd_metrics; }
+location /v1/ {
+    limit_req zone=l;
+    clawd_pass http://127.0.0.1:$TEST_NGINX_UPSTREAM_PORT;
+}
+--- upstream eval
+main::answer(1, 1)
+--- more_headers
+Authorization: Bearer sk-alice
+Content-Type: application/json
+--- request eval
+[main::chat('m'), main::chat('m'), "GET /metrics"]
+--- error_code eval
+[200, 503, 200]
+--- response_body_like eval
+[qr/hi/, qr/error/, main::page(
+    'rejected_total{reason="nginx"} 1',
+    'model_request_total{model="m"} 1')]

@@ -4,6 +4,7 @@
 use strict;
 use warnings;
 
+use POSIX ();
 use Test::Nginx::Socket 'no_plan';
 use lib 't/lib';
 use Clawd::Upstream;
@@ -150,6 +151,54 @@ sub over_kill {
 }
 
 
+# Many requests at once, by both workers and over reloads: none is lost or
+# counted twice, and no page goes back.
+
+sub under_load {
+    my ($last, $back) = (0, 0);
+    my @children;
+
+    for (1 .. 4) {
+        my $pid = fork // die "fork: $!\n";
+        push @children, $pid;
+        next if $pid;
+
+        for (1 .. 50) {
+            my $client = ask('', Connection => 'close');
+            POSIX::_exit(1) if $client->read_all !~ /"hi"/;
+            $client->close;
+        }
+
+        POSIX::_exit(0);
+    }
+
+    for my $n (1 .. 4) {
+        reload_nginx() or Test::More::fail("reload $n");
+
+        my $page = scrape();
+        my $now = value('model_request_total{model="m"}', $page) // 0;
+        $back++ if $now < $last;
+        $last = $now;
+    }
+
+    for my $pid (@children) {
+        waitpid $pid, 0;
+        Test::More::is($?, 0, 'all requests of a client were answered');
+    }
+
+    Test::More::is($back, 0, 'no page went back');
+    becomes('model_request_total{model="m"}', 200, 'each request is counted');
+    Test::More::is(value('tokens_total{model="m",type="prompt"}'), 1000,
+                   'with its tokens');
+    Test::More::is(value('user_requests_total{user="alice"}'), 200,
+                   'for its user');
+    Test::More::is(value('http_request_duration_seconds_count'
+                         . '{model="m",code="2xx"}'), 200, 'with its time');
+    becomes('requests_in_flight{model="other"}', 0, 'none is in flight');
+    becomes('requests_in_flight{model="m"}', 0, 'none is in flight');
+}
+
+
 # A zone of another size is a new one: the old workers keep theirs.
 
 sub other_size {
@@ -213,6 +262,19 @@ GET /metrics
 --- upstream eval: $::script
 --- init
 main::other_size();
+--- request
+GET /metrics
+--- no_error_log
+[error]
+
+
+
+=== TEST 4: reloads under load
+--- http_config eval: $::http
+--- config eval: $::config
+--- upstream eval: [$::script->[0]]
+--- init
+main::under_load();
 --- request
 GET /metrics
 --- no_error_log
