@@ -32,6 +32,7 @@ typedef enum {
     NGX_HTTP_CLAWD_ERROR_ERROR,
     NGX_HTTP_CLAWD_ERROR_ERROR_MESSAGE,
     NGX_HTTP_CLAWD_ERROR_ERROR_TYPE,
+    NGX_HTTP_CLAWD_ERROR_ERROR_SIGNIN,
     NGX_HTTP_CLAWD_ERROR_TYPE,
     NGX_HTTP_CLAWD_ERROR_MESSAGE,
     NGX_HTTP_CLAWD_ERROR_DETAIL,
@@ -47,6 +48,7 @@ static const ngx_http_clawd_json_node_t  ngx_http_clawd_error_nodes[] = {
     { ngx_string("message"), NGX_HTTP_CLAWD_ERROR_ERROR, 0 },
     { ngx_string("type"), NGX_HTTP_CLAWD_ERROR_ERROR,
       NGX_HTTP_CLAWD_JSON_CAPTURE },
+    { ngx_string("signin_url"), NGX_HTTP_CLAWD_ERROR_ERROR, 0 },
     { ngx_string("type"), NGX_HTTP_CLAWD_ERROR_ROOT,
       NGX_HTTP_CLAWD_JSON_CAPTURE },
     { ngx_string("message"), NGX_HTTP_CLAWD_ERROR_ROOT, 0 },
@@ -688,6 +690,7 @@ ngx_http_clawd_error_value(ngx_http_clawd_error_shape_t *shape,
         break;
 
     case NGX_HTTP_CLAWD_ERROR_STATUS:
+    case NGX_HTTP_CLAWD_ERROR_ERROR_SIGNIN:
     case NGX_HTTP_CLAWD_ERROR_SIGNIN:
         shape->foreign = 1;
         break;

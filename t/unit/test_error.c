@@ -578,6 +578,8 @@ test_a17_signin_url_is_dropped(void **state)
                      "\"signin_url\":\"https://a/?key=k\"}", "unauthorized");
     rewrites(OPENAI, "{\"signin_url\":\"https://a/\",\"error\":"
                      "{\"message\":\"unauthorized\"}}", "unauthorized");
+    rewrites(OPENAI, "{\"error\":{\"message\":\"unauthorized\","
+                     "\"signin_url\":\"https://a/\"}}", "unauthorized");
 }
 
 
