@@ -2,11 +2,11 @@
  * Copyright (C) clawd authors
  */
 
-#include <openssl/rand.h>
-
 #include "ngx_http_clawd.h"
 #include "ngx_http_clawd_gate.h"
 #include "ngx_http_clawd_observe.h"
+
+#include <openssl/rand.h>
 
 
 static void ngx_http_clawd_ctx_cleanup(void *data);

@@ -7,7 +7,9 @@
 #   - the return type of a function on a line of its own;
 #   - two blank lines before each function;
 #   - no function above 150 lines, the median at most 35;
-#   - a room includes itself and lower rooms only.
+#   - a room includes itself and lower rooms only;
+#   - NGINX's configuration comes before any header of the system, which would
+#     else hide what NGINX needs of it.
 #
 #     tools/style.py [FOLDER]
 
@@ -108,6 +110,15 @@ def check_head(path, lines, head):
         breach(path, head, "two blank lines belong before a function")
 
 
+def check_first_include(path, text):
+    first = re.search(r'#include\s+([<"][^>"]+)', text)
+
+    if first and not re.match(r'"ngx_http_clawd|<(ngx_config|nginx)\.h',
+                              first.group(1)):
+        line = text[:first.start()].count("\n") + 1
+        breach(path, line, "a header of the system before NGINX's")
+
+
 def check_includes(path, text, home):
     rank = {room: i for i, room in enumerate(ROOMS)}
     room = path.parts[1] if len(path.parts) > 2 else None
@@ -151,6 +162,7 @@ def main():
         check_functions(shown, bare)
         if root / "src" in path.parents:
             check_includes(shown, text, home)
+            check_first_include(shown, text)
 
     for length, path, line, name in sorted(lengths, reverse=True):
         if length > LIMIT:

@@ -2,9 +2,9 @@
  * Copyright (C) clawd authors
  */
 
-#include <zlib.h>
-
 #include "ngx_http_clawd_observe.h"
+
+#include <zlib.h>
 
 
 /* output at a time; never kept, so a bomb costs time alone */

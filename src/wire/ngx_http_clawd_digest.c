@@ -2,10 +2,10 @@
  * Copyright (C) clawd authors
  */
 
+#include "ngx_http_clawd_digest.h"
+
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
-
-#include "ngx_http_clawd_digest.h"
 
 
 /* of this process; fetching the digest at each use costs more than hashing */
