@@ -20,6 +20,7 @@ static void ngx_http_clawd_text_escaped(ngx_http_clawd_text_t *t,
     ngx_str_t *value);
 static void ngx_http_clawd_text_series(ngx_http_clawd_text_t *t, char *name,
     char *suffix, ngx_http_clawd_label_t *labels, const ngx_str_t *le);
+static ngx_uint_t ngx_http_clawd_text_id_plain(ngx_str_t *id);
 static void ngx_http_clawd_text_exemplar(ngx_http_clawd_text_t *t,
     ngx_http_clawd_exemplar_t *e);
 static ngx_str_t ngx_http_clawd_accept_cut(ngx_str_t *rest,
@@ -217,7 +218,7 @@ ngx_http_clawd_text_histogram(ngx_http_clawd_text_t *t, char *name,
     id.len = s->exemplar.len;
     id.data = s->exemplar.id;
 
-    told = !t->openmetrics || !ngx_http_clawd_text_label_valid(&id);
+    told = !t->openmetrics || !ngx_http_clawd_text_id_plain(&id);
 
     bounds = ngx_http_clawd_histogram_bounds(scale, &n);
 
@@ -243,17 +244,38 @@ ngx_http_clawd_text_histogram(ngx_http_clawd_text_t *t, char *name,
 }
 
 
+/*
+ * Clients may choose their ids, and not every reader of exemplars copes with
+ * escapes: only what needs none is shown.
+ */
+
+static ngx_uint_t
+ngx_http_clawd_text_id_plain(ngx_str_t *id)
+{
+    u_char  c;
+    size_t  i;
+
+    for (i = 0; i < id->len; i++) {
+        c = id->data[i];
+
+        if (!((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z')
+              || (c >= '0' && c <= '9')
+              || (c && ngx_strchr("._:/@+-", c))))
+        {
+            return 0;
+        }
+    }
+
+    return id->len != 0;
+}
+
+
 static void
 ngx_http_clawd_text_exemplar(ngx_http_clawd_text_t *t,
     ngx_http_clawd_exemplar_t *e)
 {
-    ngx_str_t  id;
-
-    id.len = e->len;
-    id.data = e->id;
-
     ngx_http_clawd_text_puts(t, " # {request_id=\"");
-    ngx_http_clawd_text_escaped(t, &id);
+    ngx_http_clawd_text_put(t, e->id, e->len);
     ngx_http_clawd_text_puts(t, "\"} ");
     ngx_http_clawd_text_fixed(t, e->value, NGX_HTTP_CLAWD_MICRO);
     ngx_http_clawd_text_puts(t, " ");

@@ -64,7 +64,10 @@ void ngx_http_clawd_text_value(ngx_http_clawd_text_t *t,
     ngx_http_clawd_metric_e type, char *name, ngx_http_clawd_label_t *labels,
     uint64_t value);
 
-/* Writes the samples of a histogram, with its exemplar in OpenMetrics. */
+/*
+ * Writes the samples of a histogram, with its exemplar in OpenMetrics if the
+ * request id has nothing but letters, digits and ._:/@+- in it.
+ */
 void ngx_http_clawd_text_histogram(ngx_http_clawd_text_t *t, char *name,
     ngx_http_clawd_label_t *labels, ngx_http_clawd_scale_e scale,
     ngx_http_clawd_snapshot_t *s);

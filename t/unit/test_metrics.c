@@ -1092,8 +1092,6 @@ test_injection(void **state)
         s.model = learn(zone, names[i]);
         s.user = user(zone, names[i]);
         s.duration = 1;
-        s.id = str(names[i]);
-        s.now = 1000;
         assert_int_equal(s.model, i + 1);
         ngx_http_clawd_count_request(zone, &s);
     }
@@ -1106,13 +1104,6 @@ test_injection(void **state)
 
         snprintf(labels, sizeof(labels), "user=%s", names[i]);
         V("user_requests_total", labels, "1");
-
-        snprintf(labels, sizeof(labels), "model=%s,code=2xx,le=0.1",
-                 names[i]);
-        assert_string_equal(expo_find(e,
-                                "clawdbot_http_request_duration_seconds_bucket",
-                                labels)->exemplar_label.value,
-                            names[i]);
     }
 
     assert_null(strstr(text, "\nfake_metric"));
@@ -1120,16 +1111,56 @@ test_injection(void **state)
     free(text);
     expo_free(e);
 
-    /* an id that is no UTF-8 is no exemplar */
+    test_unmap(&conf);
+}
 
-    s.id = str("\xff");
-    s.now = 9000;
-    ngx_http_clawd_count_request(zone, &s);
 
-    e = scrape(zone, 1, &text);
-    assert_null(strchr(text, 0xff));
-    free(text);
-    expo_free(e);
+/* Ids that clients made up are shown only if no reader can stumble. */
+
+static void
+test_ids(void **state)
+{
+    expo_t                   *e;
+    ngx_uint_t                i;
+    expo_sample_t            *sample;
+    test_conf_t               conf;
+    ngx_http_clawd_zone_t    *zone;
+    ngx_http_clawd_sample_t   s;
+
+    static const struct {
+        const char  *id;
+        ngx_uint_t   shown;
+    } ids[] = {
+        { "req 1", 0 }, { "req-0a:b/c@d+e.F9", 1 }, { "", 0 }, { "a b", 0 },
+        { "a\"} 1 fake 9", 0 }, { "a\\", 0 }, { "a\nb", 0 }, { "\xff", 0 },
+        { "\xe2\x82\xac", 0 }, { "{a}", 0 }, { "#", 0 }
+    };
+
+    zone = test_zone(&conf, "test:256");
+
+    for (i = 0; i < sizeof(ids) / sizeof(ids[0]); i++) {
+        sample_init(&s);
+        s.duration = 1;
+        s.id = str(ids[i].id);
+        s.now = 10000 * (i + 1);
+        ngx_http_clawd_count_request(zone, &s);
+
+        e = scrape(zone, 1, NULL);
+        sample = expo_find(e, "clawdbot_http_request_duration_seconds_bucket",
+                           "model=other,code=2xx,le=0.1");
+        assert_non_null(sample);
+
+        if (ids[i].shown) {
+            assert_string_equal(sample->exemplar_label.value, ids[i].id);
+        }
+
+        /* without an id the previous one stays */
+
+        assert_int_equal(sample->exemplar,
+                         ids[i].shown || (i && s.id.len == 0
+                                          && ids[i - 1].shown));
+        expo_free(e);
+    }
 
     test_unmap(&conf);
 }
@@ -1616,6 +1647,7 @@ main(void)
         cmocka_unit_test(test_claims),
         cmocka_unit_test(test_rejects),
         cmocka_unit_test(test_injection),
+        cmocka_unit_test(test_ids),
         cmocka_unit_test(test_formats),
         cmocka_unit_test(test_reload),
         cmocka_unit_test(test_claim),
