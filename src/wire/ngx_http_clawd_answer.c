@@ -4,6 +4,14 @@
 
 #include "ngx_http_clawd_answer.h"
 
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
+
+/* a larger count is junk */
+#define NGX_HTTP_CLAWD_ANSWER_COUNT_MAX  0x7fffffff
+
 
 /* what a value of a path table is for */
 
@@ -13,11 +21,12 @@ enum {
     ngx_http_clawd_is_reason,
     ngx_http_clawd_is_text,            /* output of the model */
     ngx_http_clawd_is_tool,            /* a tool call, output as well */
+    ngx_http_clawd_is_arguments,       /* …its arguments, an object */
     ngx_http_clawd_is_usage,           /* the object around the counts */
     ngx_http_clawd_is_prompt,
-    ngx_http_clawd_is_early_prompt,    /* an estimate, until a count comes */
     ngx_http_clawd_is_completion,
-    ngx_http_clawd_is_cached,          /* prompt tokens told apart */
+    ngx_http_clawd_is_cached,          /* prompt tokens told apart: */
+    ngx_http_clawd_is_stored,          /* …found in a cache, put into one */
     ngx_http_clawd_is_choices,
     ngx_http_clawd_is_choice,
     ngx_http_clawd_is_error,
@@ -45,6 +54,7 @@ enum {
     ngx_http_clawd_line_field,
     ngx_http_clawd_line_space,         /* behind the colon */
     ngx_http_clawd_line_data,
+    ngx_http_clawd_line_name,          /* of the event */
     ngx_http_clawd_line_rest           /* not looked at */
 };
 
@@ -188,13 +198,13 @@ static const u_char  ngx_http_clawd_messages_is[] = {
     /*  0 */ 0, ngx_http_clawd_is_type, ngx_http_clawd_is_model,
     /*  3 */ ngx_http_clawd_is_reason, ngx_http_clawd_is_usage,
     /*  5 */ ngx_http_clawd_is_prompt, ngx_http_clawd_is_completion,
-    /*  7 */ ngx_http_clawd_is_cached, ngx_http_clawd_is_cached, 0,
-    /* 10 */ ngx_http_clawd_is_model, 0, ngx_http_clawd_is_early_prompt,
-    /* 13 */ ngx_http_clawd_is_cached, ngx_http_clawd_is_cached, 0,
+    /*  7 */ ngx_http_clawd_is_stored, ngx_http_clawd_is_cached, 0,
+    /* 10 */ ngx_http_clawd_is_model, 0, ngx_http_clawd_is_prompt,
+    /* 13 */ ngx_http_clawd_is_stored, ngx_http_clawd_is_cached, 0,
     /* 16 */ ngx_http_clawd_is_reason, ngx_http_clawd_is_text,
     /* 18 */ ngx_http_clawd_is_text, ngx_http_clawd_is_text, 0, 0,
     /* 22 */ ngx_http_clawd_is_text, ngx_http_clawd_is_text,
-    /* 24 */ ngx_http_clawd_is_tool, ngx_http_clawd_is_error
+    /* 24 */ ngx_http_clawd_is_arguments, ngx_http_clawd_is_error
 };
 
 
@@ -206,23 +216,26 @@ static const ngx_http_clawd_json_node_t  ngx_http_clawd_native_nodes[] = {
     /*  4 */ { ngx_string("thinking"), 2, 0 },
     /*  5 */ { ngx_string("tool_calls"), 2, 0 },
     /*  6 */ { ngx_string("*"), 5, 0 },
-    /*  7 */ { ngx_string("response"), 0, 0 },
-    /*  8 */ { ngx_string("thinking"), 0, 0 },
-    /*  9 */ { ngx_string("done"), 0, 0 },
-    /* 10 */ { ngx_string("done_reason"), 0, C },
-    /* 11 */ { ngx_string("prompt_eval_count"), 0, C },
-    /* 12 */ { ngx_string("eval_count"), 0, C },
-    /* 13 */ { ngx_string("error"), 0, 0 },
-    /* 14 */ { ngx_string("status"), 0, C }
+    /*  7 */ { ngx_string("function"), 6, 0 },
+    /*  8 */ { ngx_string("arguments"), 7, 0 },
+    /*  9 */ { ngx_string("response"), 0, 0 },
+    /* 10 */ { ngx_string("thinking"), 0, 0 },
+    /* 11 */ { ngx_string("done"), 0, 0 },
+    /* 12 */ { ngx_string("done_reason"), 0, C },
+    /* 13 */ { ngx_string("prompt_eval_count"), 0, C },
+    /* 14 */ { ngx_string("eval_count"), 0, C },
+    /* 15 */ { ngx_string("error"), 0, 0 },
+    /* 16 */ { ngx_string("status"), 0, C }
 };
 
 static const u_char  ngx_http_clawd_native_is[] = {
     /*  0 */ 0, ngx_http_clawd_is_model, 0, ngx_http_clawd_is_text,
-    /*  4 */ ngx_http_clawd_is_text, 0, ngx_http_clawd_is_tool,
-    /*  7 */ ngx_http_clawd_is_text, ngx_http_clawd_is_text,
-    /*  9 */ ngx_http_clawd_is_done, ngx_http_clawd_is_reason,
-    /* 11 */ ngx_http_clawd_is_prompt, ngx_http_clawd_is_completion,
-    /* 13 */ ngx_http_clawd_is_error, ngx_http_clawd_is_status
+    /*  4 */ ngx_http_clawd_is_text, 0, ngx_http_clawd_is_tool, 0,
+    /*  8 */ ngx_http_clawd_is_arguments, ngx_http_clawd_is_text,
+    /* 10 */ ngx_http_clawd_is_text, ngx_http_clawd_is_done,
+    /* 12 */ ngx_http_clawd_is_reason, ngx_http_clawd_is_prompt,
+    /* 14 */ ngx_http_clawd_is_completion, ngx_http_clawd_is_error,
+    /* 16 */ ngx_http_clawd_is_status
 };
 
 
@@ -265,6 +278,7 @@ static ngx_int_t ngx_http_clawd_answer_sse(ngx_http_clawd_answer_t *a,
     u_char **pos, u_char *last);
 static ngx_int_t ngx_http_clawd_sse_line_end(ngx_http_clawd_answer_t *a,
     u_char **pos, u_char *last);
+static ngx_int_t ngx_http_clawd_sse_line_done(ngx_http_clawd_answer_t *a);
 static void ngx_http_clawd_sse_line_start(ngx_http_clawd_answer_t *a,
     u_char c);
 static void ngx_http_clawd_sse_field(ngx_http_clawd_answer_t *a,
@@ -277,10 +291,14 @@ static void ngx_http_clawd_event_feed(ngx_http_clawd_answer_t *a, u_char *p,
     u_char *last);
 static void ngx_http_clawd_event_value(ngx_http_clawd_answer_t *a,
     ngx_http_clawd_json_event_e ev);
+static void ngx_http_clawd_event_begin(ngx_http_clawd_answer_t *a,
+    ngx_uint_t is);
 static void ngx_http_clawd_event_scalar(ngx_http_clawd_answer_t *a,
     ngx_uint_t is);
+static void ngx_http_clawd_event_string(ngx_http_clawd_answer_t *a,
+    ngx_uint_t is);
 static void ngx_http_clawd_event_count(ngx_http_clawd_answer_t *a,
-    int64_t *count, ngx_uint_t add);
+    int64_t *count);
 static ngx_uint_t ngx_http_clawd_event_type(ngx_http_clawd_json_t *js);
 static void ngx_http_clawd_event_end(ngx_http_clawd_answer_t *a);
 static void ngx_http_clawd_event_usage(ngx_http_clawd_answer_t *a);
@@ -345,6 +363,11 @@ ngx_http_clawd_answer_end(ngx_http_clawd_answer_t *a)
     a->usage_only = 0;
     a->done = 0;
 
+    if (a->held_cr) {
+        a->held_cr = 0;
+        (void) ngx_http_clawd_sse_line_done(a);
+    }
+
     if (a->event == NGX_HTTP_CLAWD_EVENT_NONE) {
         return NGX_HTTP_CLAWD_END_BOUNDARY;
     }
@@ -365,10 +388,16 @@ ngx_http_clawd_answer_end(ngx_http_clawd_answer_t *a)
     } else {
         a->facts.anomaly = 1;
         end = NGX_HTTP_CLAWD_END_BROKEN;
+
+        /* what had come of the one value was generated all the same */
+
+        if (a->framing == NGX_HTTP_CLAWD_FRAMING_JSON) {
+            a->facts.text_bytes += a->text;
+            ngx_http_clawd_event_usage(a);
+        }
     }
 
     ngx_http_clawd_event_clear(a);
-    a->event = NGX_HTTP_CLAWD_EVENT_NONE;
 
     return end;
 }
@@ -452,11 +481,22 @@ ngx_http_clawd_answer_sse(ngx_http_clawd_answer_t *a, u_char **pos,
 
     p = *pos;
 
-    if (p < last && a->skip_lf) {
+    if (p < last && (a->skip_lf || a->held_cr)) {
+
+        a->crlf = (*p == '\n');
         a->skip_lf = 0;
 
-        if (*p == '\n') {
+        if (a->crlf) {
             p++;
+        }
+
+        if (a->held_cr) {
+            a->held_cr = 0;
+
+            if (ngx_http_clawd_sse_line_done(a) == NGX_OK) {
+                *pos = p;
+                return NGX_OK;
+            }
         }
     }
 
@@ -498,6 +538,15 @@ ngx_http_clawd_answer_sse(ngx_http_clawd_answer_t *a, u_char **pos,
 
             break;
 
+        case ngx_http_clawd_line_name:
+
+            if (a->field_len < sizeof(a->field)) {
+                a->field[a->field_len++] = *p;
+            }
+
+            p++;
+            break;
+
         default:
             eol = ngx_http_clawd_sse_eol(p, last);
 
@@ -515,7 +564,10 @@ ngx_http_clawd_answer_sse(ngx_http_clawd_answer_t *a, u_char **pos,
 }
 
 
-/* CR, LF or CRLF; NGX_OK when it is the blank line behind an event */
+/*
+ * CR, LF or CRLF.  Where lines end in CRLF, a CR at the end of the buffer is
+ * half of an end, so that an event ends at the same byte at any split.
+ */
 
 static ngx_int_t
 ngx_http_clawd_sse_line_end(ngx_http_clawd_answer_t *a, u_char **pos,
@@ -525,32 +577,72 @@ ngx_http_clawd_sse_line_end(ngx_http_clawd_answer_t *a, u_char **pos,
 
     p = *pos;
 
-    if (*p++ == '\r') {
-        if (p == last) {
-            a->skip_lf = 1;
+    if (*p++ == '\n') {
+        a->crlf = 0;
 
-        } else if (*p == '\n') {
-            p++;
-        }
+    } else if (p < last) {
+        a->crlf = (*p == '\n');
+        p += a->crlf;
+
+    } else if (a->crlf) {
+        a->held_cr = 1;
+        *pos = p;
+        return NGX_AGAIN;
+
+    } else {
+        a->skip_lf = 1;
     }
 
     *pos = p;
 
-    if (a->line == ngx_http_clawd_line_field) {
+    return ngx_http_clawd_sse_line_done(a);
+}
+
+
+/* NGX_OK: the line was blank, or a comment outside of events */
+
+static ngx_int_t
+ngx_http_clawd_sse_line_done(ngx_http_clawd_answer_t *a)
+{
+    ngx_uint_t  line;
+
+    line = a->line;
+    a->line = ngx_http_clawd_line_start;
+
+    switch (line) {
+
+    case ngx_http_clawd_line_start:
+
+        if (a->event != NGX_HTTP_CLAWD_EVENT_NONE) {
+            ngx_http_clawd_event_end(a);
+
+        } else {
+            a->usage_only = 0;
+            a->done = 0;
+        }
+
+        return NGX_OK;
+
+    case ngx_http_clawd_line_field:
         ngx_http_clawd_sse_field(a, 0);
-    }
-
-    if (a->line != ngx_http_clawd_line_start) {
         a->line = ngx_http_clawd_line_start;
-        a->first = 0;
+        break;
+
+    case ngx_http_clawd_line_name:
+        a->alarm = (a->field_len == 5
+                    && ngx_memcmp(a->field, "error", 5) == 0)
+                   || (a->field_len == 6
+                       && ngx_memcmp(a->field, " error", 6) == 0);
+        break;
+    }
+
+    a->first = 0;
+
+    if (a->data || a->other) {
         return NGX_AGAIN;
     }
 
-    if (a->event == NGX_HTTP_CLAWD_EVENT_NONE) {
-        return NGX_AGAIN;
-    }
-
-    ngx_http_clawd_event_end(a);
+    a->event = NGX_HTTP_CLAWD_EVENT_NONE;
 
     return NGX_OK;
 }
@@ -563,10 +655,14 @@ ngx_http_clawd_sse_line_start(ngx_http_clawd_answer_t *a, u_char c)
         a->usage_only = 0;
         a->done = 0;
 
-        /* a comment is a heartbeat: it waits for nothing */
+        a->event = ngx_http_clawd_chat(a) ? NGX_HTTP_CLAWD_EVENT_OPEN
+                                          : NGX_HTTP_CLAWD_EVENT_PLAIN;
+    }
 
-        a->event = (ngx_http_clawd_chat(a) && c != ':')
-                   ? NGX_HTTP_CLAWD_EVENT_OPEN : NGX_HTTP_CLAWD_EVENT_PLAIN;
+    /* a comment is a heartbeat: it waits for nothing */
+
+    if (c == ':') {
+        a->event = NGX_HTTP_CLAWD_EVENT_PLAIN;
     }
 
     a->field_len = 0;
@@ -604,8 +700,14 @@ ngx_http_clawd_sse_field(ngx_http_clawd_answer_t *a, ngx_uint_t colon)
 
     a->line = ngx_http_clawd_line_rest;
 
-    if ((len == 5 && ngx_memcmp(name, "event", 5) == 0)
-        || (len == 5 && ngx_memcmp(name, "retry", 5) == 0)
+    if (len == 5 && ngx_memcmp(name, "event", 5) == 0) {
+        a->field_len = 0;
+        a->line = ngx_http_clawd_line_name;
+        a->other = 1;
+        return;
+    }
+
+    if ((len == 5 && ngx_memcmp(name, "retry", 5) == 0)
         || (len == 2 && ngx_memcmp(name, "id", 2) == 0))
     {
         a->other = 1;
@@ -653,20 +755,36 @@ ngx_http_clawd_sse_data(ngx_http_clawd_answer_t *a, u_char *p, u_char *last)
 }
 
 
+/* the first CR or LF, in one pass: a buffer may be full of either */
+
 static u_char *
 ngx_http_clawd_sse_eol(u_char *p, u_char *last)
 {
-    u_char  *lf, *cr;
+#if defined(__SSE2__)
+    int      mask;
+    __m128i  v, lf, cr;
 
-    lf = memchr(p, '\n', last - p);
+    lf = _mm_set1_epi8('\n');
+    cr = _mm_set1_epi8('\r');
 
-    if (lf) {
-        last = lf;
+    while (last - p >= 16) {
+        v = _mm_loadu_si128((const __m128i *) p);
+
+        mask = _mm_movemask_epi8(_mm_or_si128(_mm_cmpeq_epi8(v, lf),
+                                              _mm_cmpeq_epi8(v, cr)));
+        if (mask) {
+            return p + __builtin_ctz((unsigned) mask);
+        }
+
+        p += 16;
+    }
+#endif
+
+    while (p < last && *p != '\n' && *p != '\r') {
+        p++;
     }
 
-    cr = memchr(p, '\r', last - p);
-
-    return cr ? cr : last;
+    return p;
 }
 
 
@@ -679,6 +797,7 @@ ngx_http_clawd_event_clear(ngx_http_clawd_answer_t *a)
     a->junk = 0;
     a->data = 0;
     a->other = 0;
+    a->alarm = 0;
     a->tool = 0;
     a->usage = 0;
     a->nameless = 0;
@@ -691,12 +810,13 @@ ngx_http_clawd_event_clear(ngx_http_clawd_answer_t *a)
     a->reason_len = 0;
     a->prompt = -1;
     a->completion = -1;
-    a->cached = 0;
+    a->cached[0] = 0;
+    a->cached[1] = 0;
     a->text = 0;
 }
 
 
-/* more bytes of the event's JSON; what follows its root value is ignored */
+/* more bytes of the event's JSON, of which there is one value */
 
 static void
 ngx_http_clawd_event_feed(ngx_http_clawd_answer_t *a, u_char *p,
@@ -711,7 +831,7 @@ ngx_http_clawd_event_feed(ngx_http_clawd_answer_t *a, u_char *p,
         a->begun = 1;
     }
 
-    while (p < last && !a->whole && !a->junk) {
+    while (!a->whole && !a->junk) {
 
         ev = ngx_http_clawd_json_next(&a->js, &p, last);
 
@@ -722,25 +842,24 @@ ngx_http_clawd_event_feed(ngx_http_clawd_answer_t *a, u_char *p,
 
         case NGX_HTTP_CLAWD_JSON_DONE:
             a->whole = 1;
-            return;
+            break;
 
         case NGX_HTTP_CLAWD_JSON_ERROR:
             a->junk = 1;
-            a->event = NGX_HTTP_CLAWD_EVENT_PLAIN;
-            return;
+            break;
 
         default:
             ngx_http_clawd_event_value(a, ev);
         }
     }
 
-    /* DONE is told by a call, not by a byte */
+    while (p < last && !a->junk) {
+        a->junk = (*p != ' ' && *p != '\t' && *p != '\n' && *p != '\r');
+        p++;
+    }
 
-    if (!a->whole && !a->junk
-        && ngx_http_clawd_json_next(&a->js, &p, last)
-           == NGX_HTTP_CLAWD_JSON_DONE)
-    {
-        a->whole = 1;
+    if (a->junk || !a->usage || a->event != NGX_HTTP_CLAWD_EVENT_EMPTY) {
+        a->event = NGX_HTTP_CLAWD_EVENT_PLAIN;
     }
 }
 
@@ -749,46 +868,71 @@ static void
 ngx_http_clawd_event_value(ngx_http_clawd_answer_t *a,
     ngx_http_clawd_json_event_e ev)
 {
-    ngx_uint_t  is;
+    ngx_uint_t              is;
+    ngx_http_clawd_json_t  *js;
 
-    is = ngx_http_clawd_tables[a->format].is[a->js.node];
-
-    if (is == ngx_http_clawd_is_choice
-        || (is == ngx_http_clawd_is_choices
-            && ev == NGX_HTTP_CLAWD_JSON_SCALAR)
-        || (is == ngx_http_clawd_is_error
-            && a->js.type != NGX_HTTP_CLAWD_JSON_NULL))
-    {
-        a->event = NGX_HTTP_CLAWD_EVENT_PLAIN;
-    }
+    js = &a->js;
+    is = ngx_http_clawd_tables[a->format].is[js->node];
 
     if (ev == NGX_HTTP_CLAWD_JSON_SCALAR) {
         ngx_http_clawd_event_scalar(a, is);
         return;
     }
 
-    if (ev == NGX_HTTP_CLAWD_JSON_END) {
-
-        if (is == ngx_http_clawd_is_choices
-            && a->event == NGX_HTTP_CLAWD_EVENT_OPEN)
-        {
-            a->event = NGX_HTTP_CLAWD_EVENT_EMPTY;
-        }
-
+    if (ev == NGX_HTTP_CLAWD_JSON_BEGIN) {
+        ngx_http_clawd_event_begin(a, is);
         return;
     }
 
+    if (is == ngx_http_clawd_is_arguments) {
+        a->text += js->end - js->start;
+        return;
+    }
+
+    if (is == ngx_http_clawd_is_choices
+        && a->event == NGX_HTTP_CLAWD_EVENT_OPEN)
+    {
+        a->event = NGX_HTTP_CLAWD_EVENT_EMPTY;
+    }
+}
+
+
+static void
+ngx_http_clawd_event_begin(ngx_http_clawd_answer_t *a, ngx_uint_t is)
+{
     switch (is) {
 
     case ngx_http_clawd_is_tool:
+    case ngx_http_clawd_is_arguments:
         a->tool = 1;
         break;
 
     case ngx_http_clawd_is_usage:
         a->usage = (a->js.type == NGX_HTTP_CLAWD_JSON_OBJECT);
+        a->facts.anomaly |= !a->usage;
+        break;
+
+    case ngx_http_clawd_is_prompt:
+    case ngx_http_clawd_is_completion:
+    case ngx_http_clawd_is_cached:
+    case ngx_http_clawd_is_stored:
+        a->facts.anomaly = 1;
+        break;
+
+    case ngx_http_clawd_is_choices:
+
+        if (a->js.type != NGX_HTTP_CLAWD_JSON_ARRAY) {
+            a->event = NGX_HTTP_CLAWD_EVENT_PLAIN;
+        }
+
+        break;
+
+    case ngx_http_clawd_is_choice:
+        a->event = NGX_HTTP_CLAWD_EVENT_PLAIN;
         break;
 
     case ngx_http_clawd_is_error:
+        a->event = NGX_HTTP_CLAWD_EVENT_PLAIN;
         a->failed = 1;
         break;
     }
@@ -798,40 +942,63 @@ ngx_http_clawd_event_value(ngx_http_clawd_answer_t *a,
 static void
 ngx_http_clawd_event_scalar(ngx_http_clawd_answer_t *a, ngx_uint_t is)
 {
-    ngx_http_clawd_json_t  *js;
-
-    js = &a->js;
-
     switch (is) {
 
     case ngx_http_clawd_is_prompt:
-        ngx_http_clawd_event_count(a, &a->prompt, 0);
-        return;
-
-    case ngx_http_clawd_is_early_prompt:
-        ngx_http_clawd_event_count(a, &a->prompt, 0);
+        ngx_http_clawd_event_count(a, &a->prompt);
         return;
 
     case ngx_http_clawd_is_completion:
-        ngx_http_clawd_event_count(a, &a->completion, 0);
+        ngx_http_clawd_event_count(a, &a->completion);
         return;
 
     case ngx_http_clawd_is_cached:
-        ngx_http_clawd_event_count(a, &a->cached, 1);
+        ngx_http_clawd_event_count(a, &a->cached[0]);
+        return;
+
+    case ngx_http_clawd_is_stored:
+        ngx_http_clawd_event_count(a, &a->cached[1]);
+        return;
+
+    case ngx_http_clawd_is_usage:
+        a->usage = 0;
+        a->facts.anomaly |= (a->js.type != NGX_HTTP_CLAWD_JSON_NULL);
+        return;
+
+    case ngx_http_clawd_is_choices:
+    case ngx_http_clawd_is_choice:
+        a->event = NGX_HTTP_CLAWD_EVENT_PLAIN;
         return;
 
     case ngx_http_clawd_is_done:
-        a->done_true = (js->type == NGX_HTTP_CLAWD_JSON_TRUE);
+        a->done_true = (a->js.type == NGX_HTTP_CLAWD_JSON_TRUE);
         return;
 
     case ngx_http_clawd_is_error:
-        a->failed = (js->type != NGX_HTTP_CLAWD_JSON_NULL);
+
+        if (a->js.type != NGX_HTTP_CLAWD_JSON_NULL
+            && a->js.type != NGX_HTTP_CLAWD_JSON_FALSE
+            && (a->js.type != NGX_HTTP_CLAWD_JSON_STRING || a->js.size))
+        {
+            a->event = NGX_HTTP_CLAWD_EVENT_PLAIN;
+            a->failed = 1;
+        }
+
         return;
     }
 
-    if (js->type != NGX_HTTP_CLAWD_JSON_STRING) {
-        return;
+    if (a->js.type == NGX_HTTP_CLAWD_JSON_STRING) {
+        ngx_http_clawd_event_string(a, is);
     }
+}
+
+
+static void
+ngx_http_clawd_event_string(ngx_http_clawd_answer_t *a, ngx_uint_t is)
+{
+    ngx_http_clawd_json_t  *js;
+
+    js = &a->js;
 
     switch (is) {
 
@@ -874,8 +1041,7 @@ ngx_http_clawd_event_scalar(ngx_http_clawd_answer_t *a, ngx_uint_t is)
 /* each count on its own: a junk one is as good as none */
 
 static void
-ngx_http_clawd_event_count(ngx_http_clawd_answer_t *a, int64_t *count,
-    ngx_uint_t add)
+ngx_http_clawd_event_count(ngx_http_clawd_answer_t *a, int64_t *count)
 {
     int64_t  n;
 
@@ -886,12 +1052,12 @@ ngx_http_clawd_event_count(ngx_http_clawd_answer_t *a, int64_t *count,
     n = (a->js.type == NGX_HTTP_CLAWD_JSON_NUMBER)
         ? ngx_http_clawd_json_count(&a->js) : -1;
 
-    if (n < 0) {
+    if (n < 0 || n > NGX_HTTP_CLAWD_ANSWER_COUNT_MAX) {
         a->facts.anomaly = 1;
         return;
     }
 
-    *count = add ? *count + n : n;
+    *count = n;
 }
 
 
@@ -933,6 +1099,15 @@ ngx_http_clawd_event_end(ngx_http_clawd_answer_t *a)
     a->usage_only = 0;
     a->done = (a->head_len == 6 && ngx_memcmp(a->head, "[DONE]", 6) == 0);
 
+    if (a->framing != NGX_HTTP_CLAWD_FRAMING_SSE || a->data) {
+        f->events++;
+    }
+
+    if (a->alarm && a->data) {
+        f->error = 1;
+        f->told = 1;
+    }
+
     if ((a->begun && (a->junk || !a->whole)) || (a->head_len && !a->done)) {
         f->anomaly = 1;
     }
@@ -970,10 +1145,6 @@ ngx_http_clawd_event_complete(ngx_http_clawd_answer_t *a)
         f->told = 1;
     }
 
-    if (a->nameless && f->model_len && ngx_http_clawd_chat(a)) {
-        f->error = 1;
-    }
-
     end = (a->type == ngx_http_clawd_type_end
            || a->type == ngx_http_clawd_type_failed
            || a->done_true || a->success
@@ -992,12 +1163,21 @@ ngx_http_clawd_event_complete(ngx_http_clawd_answer_t *a)
     if (end) {
         f->complete = 1;
     }
+
+    /* an upstream whose model died goes on with an event that lacks it all */
+
+    if (a->nameless && f->model_len && ngx_http_clawd_chat(a)
+        && !f->complete)
+    {
+        f->error = 1;
+    }
 }
 
 
 /*
- * The last count wins, but zeros in the middle of a stream say nothing: some
- * upstreams put them into every event.
+ * The last count wins, but one of an event without choices, or from the finish
+ * on, is not beaten by one of any other.  Zeros say nothing where there was
+ * output or more is to come: some upstreams put them into every event.
  */
 
 static void
@@ -1009,7 +1189,7 @@ ngx_http_clawd_event_usage(ngx_http_clawd_answer_t *a)
     f = &a->facts;
 
     if (a->prompt >= 0) {
-        a->prompt += a->cached;
+        a->prompt += a->cached[0] + a->cached[1];
     }
 
     if (a->prompt < 0 && a->completion < 0) {
@@ -1022,16 +1202,26 @@ ngx_http_clawd_event_usage(ngx_http_clawd_answer_t *a)
         && a->framing == NGX_HTTP_CLAWD_FRAMING_SSE
         && a->type != ngx_http_clawd_type_usage)
     {
-        f->prompt_tokens = a->prompt;
+        if (a->prompt >= 0 && !f->usage) {
+            f->prompt_tokens = a->prompt;
+        }
+
         return;
     }
 
     last = a->usage_only || f->complete;
 
-    if (a->prompt <= 0 && a->completion <= 0 && (!last || f->usage)) {
+    if (a->prompt <= 0 && a->completion <= 0
+        && (!last || f->usage || f->deltas))
+    {
         return;
     }
 
+    if (a->final && !last) {
+        return;
+    }
+
+    a->final = last;
     f->usage = 1;
 
     if (a->prompt >= 0) {

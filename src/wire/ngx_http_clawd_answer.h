@@ -52,7 +52,8 @@ typedef struct {
     int64_t                   prompt_tokens;
     int64_t                   completion_tokens;
 
-    ngx_uint_t                deltas;     /* events that carried output */
+    ngx_uint_t                events;     /* whole events, lines or values */
+    ngx_uint_t                deltas;     /* …that carried output */
     uint64_t                  text_bytes; /* raw bytes of all output */
 
     uint16_t                  model_len;
@@ -87,10 +88,14 @@ typedef struct {
     unsigned                  junk:1;      /* …or can't be read */
     unsigned                  data:1;      /* SSE: a data field came */
     unsigned                  other:1;     /* SSE: another field came */
-    unsigned                  skip_lf:1;   /* SSE: the LF of a CRLF is due */
+    unsigned                  crlf:1;      /* SSE: the last line ended so */
+    unsigned                  skip_lf:1;   /* …or in a CR; its LF may come */
+    unsigned                  held_cr:1;   /* …whose LF is waited for */
+    unsigned                  alarm:1;     /* SSE: "event: error" */
     unsigned                  first:1;     /* SSE: no line has ended yet */
     unsigned                  tool:1;
     unsigned                  usage:1;     /* a usage object */
+    unsigned                  final:1;     /* facts have the last usage */
     unsigned                  nameless:1;  /* "model":"" */
     unsigned                  failed:1;    /* an error that is not null */
     unsigned                  done_true:1;
@@ -100,7 +105,7 @@ typedef struct {
     u_char                    field_len;
     u_char                    head_len;
     u_char                    type;        /* of an event, by its name */
-    u_char                    field[12];   /* SSE: name of the field */
+    u_char                    field[12];   /* SSE: its name, an event's */
     u_char                    head[8];     /* SSE: data that is not JSON */
 
     uint16_t                  reason_len;
@@ -108,7 +113,7 @@ typedef struct {
 
     int64_t                   prompt;      /* -1: not in this event */
     int64_t                   completion;
-    int64_t                   cached;
+    int64_t                   cached[2];
     uint64_t                  text;
 
     ngx_http_clawd_json_t     js;
@@ -124,9 +129,10 @@ void ngx_http_clawd_answer_init(ngx_http_clawd_answer_t *a,
 /*
  * Reads *pos .. last and moves *pos.  NGX_OK: an event or line ended at *pos
  * (its terminator included); usage_only and done speak of it; call again for
- * the rest.  NGX_AGAIN: all bytes are consumed, event tells what is pending.
- * A malformed or too deep event sets anomaly and is passed over; framing JSON
- * that is malformed is not read further.  Never fails.
+ * the rest.  A comment or blank line between events ends like an event.
+ * NGX_AGAIN: all bytes are consumed, event tells what is pending.  A malformed
+ * or too deep event sets anomaly and is passed over; framing JSON that is
+ * malformed is not read further.  Never fails.
  */
 ngx_int_t ngx_http_clawd_answer_read(ngx_http_clawd_answer_t *a, u_char **pos,
     u_char *last);
