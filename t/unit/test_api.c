@@ -214,7 +214,8 @@ test_b20_raw_paths(void **state)
 
     static const char  *good[] = {
         "/", "/api/tags", "/%61pi/delete", "//api/./tags/../x",
-        "/v1/models/llama3.2%3A1b", "/%c3%A9", "/a+b~c!*'(),=@&$", "/a%20b"
+        "/v1/models/llama3.2%3A1b", "/%c3%A9", "/a+b~c!*'(),=@&$", "/a%20b",
+        "/%6F%6f%AF%af"
     };
     static const char  *bad[] = {
         "/api%2Ftags", "/api%2ftags", "/api%5ctags", "/api%5Ctags",

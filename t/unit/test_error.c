@@ -379,6 +379,32 @@ test_inband_is_one_event(void **state)
 }
 
 
+/* bytes that are no UTF-8 become the replacement character */
+
+static void
+check_message(json_t *error, const char *message)
+{
+    json_t      *member;
+    const char  *s;
+
+    member = json_object_get(error, "message");
+    s = json_string_value(member ? member : error);
+
+    assert_non_null(s);
+
+    if (message[0] == '\0') {
+        assert_true(s[0] != '\0');
+
+    } else if ((u_char) message[0] < 0x80) {
+        assert_string_equal(s, message);
+
+    } else {
+        assert_true(strlen(s) >= strlen(message));
+        assert_non_null(strstr(s, "\xef\xbf\xbd"));
+    }
+}
+
+
 static void
 test_every_body_is_json(void **state)
 {
@@ -408,6 +434,8 @@ test_every_body_is_json(void **state)
 
                 json = json_loads(text, JSON_REJECT_DUPLICATES, NULL);
                 assert_non_null(json);
+
+                check_message(json_object_get(json, "error"), messages[n]);
 
                 json_decref(json);
                 test_free(text);
@@ -535,6 +563,8 @@ test_f111_other_shapes_are_read(void **state)
              "m");
     rewrites(ANTHROPIC, "{\"type\":\"error\",\"error\":{\"message\":\"m\"}}",
              "m");
+    rewrites(ANTHROPIC, "{\"type\":\"other\",\"error\":{\"type\":\"t\","
+                        "\"message\":\"m\"}}", "m");
     rewrites(OLLAMA, "{\"error\":{\"message\":\"m\",\"type\":\"t\"}}", "m");
     rewrites(OLLAMA, "{\"object\":\"error\",\"message\":\"m\",\"code\":1}",
              "m");
@@ -628,6 +658,7 @@ test_f118_text(void **state)
     rewrites(OLLAMA, " 405 method not allowed\n", "405 method not allowed");
     rewrites(OPENAI, "two\nlines", "");
     rewrites(OPENAI, "a\x01", "");
+    rewrites(OPENAI, "a\x7f", "");
     rewrites(OPENAI, "\xff\xfe", "");
 
     memset(text, 'x', sizeof(text));

@@ -130,6 +130,7 @@ test_d70_spaces(void **state)
 {
     check(" llama3.2 ", "llama3.2", "llama3.2");
     check("\t\r\n\v\fm\t", "m", "m");
+    check("\rm\r", "m", "m");
     refuse("a b");
     refuse("a\tb");
     refuse("m\xc2\xa0");
