@@ -130,6 +130,7 @@ struct ngx_http_clawd_ctx_s {
     const ngx_http_clawd_api_t *api;       /* NULL until ENDPOINT */
     ngx_http_clawd_family_e     family;
 
+    ngx_uint_t                  http_version; /* the client's */
     ngx_str_t                   request_id;
     ngx_str_t                   origin;    /* as sent by the client */
 

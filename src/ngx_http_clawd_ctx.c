@@ -87,6 +87,7 @@ ngx_http_clawd_obtain_ctx(ngx_http_request_t *r)
      */
 
     ctx->request = r;
+    ctx->http_version = r->http_version;
     ctx->start = ngx_current_msec;
     ctx->family = ngx_http_clawd_api_family(&r->uri);
     ctx->prompt_tokens = -1;

@@ -54,7 +54,17 @@ ngx_http_clawd_header_filter(ngx_http_request_t *r)
     passed = (ctx->state == NGX_HTTP_CLAWD_STATE_PASSED);
 
     upstream = passed && r->upstream
-               && r->upstream->headers_in.status_n != 0;
+               && (r->upstream->headers_in.status_n
+                   || r->headers_out.status == 0);
+
+    /*
+     * An answer without a status line made the proxy fall back to HTTP/0.9;
+     * the client still speaks what it spoke.
+     */
+
+    if (upstream && r->headers_out.status == 0) {
+        r->http_version = ctx->http_version;
+    }
 
     if (upstream) {
         ngx_http_clawd_warn_settings(r);

@@ -115,6 +115,10 @@ ngx_http_clawd_stream_framing(ngx_http_request_t *r)
     p = r->headers_out.content_type.data;
     len = r->headers_out.content_type_len;
 
+    if (p == NULL) {
+        return NGX_HTTP_CLAWD_FRAMING_NONE;
+    }
+
     if (len > r->headers_out.content_type.len) {
         len = r->headers_out.content_type.len;
     }
@@ -462,7 +466,6 @@ static ngx_int_t
 ngx_http_clawd_stream_end(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx,
     ngx_http_clawd_cut_t *cut, ngx_uint_t gone)
 {
-    ngx_int_t                 rc;
     ngx_uint_t                failed, emptied;
     ngx_http_clawd_end_e      end;
     ngx_http_clawd_facts_t   *facts;
@@ -497,19 +500,26 @@ ngx_http_clawd_stream_end(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx,
     failed = !facts->complete && !(facts->error && facts->told);
     emptied = ngx_buf_in_memory(cut->buf) && cut->keep == cut->buf->last;
 
-    if (!gone && !failed && !emptied
-        && (end == NGX_HTTP_CLAWD_END_BOUNDARY || st->inflate))
-    {
-        return ngx_http_clawd_stream_rest(r, cut);
-    }
-
     /* no event can be placed behind half an event or into compressed bytes */
 
-    if (st->inflate || end == NGX_HTTP_CLAWD_END_BROKEN) {
+    if ((failed || gone) && (st->inflate || end == NGX_HTTP_CLAWD_END_BROKEN))
+    {
         cut->buf->last_buf = 0;
-        rc = ngx_http_clawd_stream_rest(r, cut);
 
-        return (rc == NGX_OK && (failed || gone)) ? NGX_ABORT : rc;
+        if (ngx_buf_in_memory(cut->buf)
+            && ngx_http_clawd_stream_rest(r, cut) != NGX_OK)
+        {
+            return NGX_ERROR;
+        }
+
+        return NGX_ABORT;
+    }
+
+    if (!failed && !gone && !emptied
+        && (end != NGX_HTTP_CLAWD_END_WHOLE || st->inflate
+            || st->answer.framing != NGX_HTTP_CLAWD_FRAMING_SSE))
+    {
+        return ngx_http_clawd_stream_rest(r, cut);
     }
 
     return ngx_http_clawd_stream_tail(r, ctx, cut, end, failed);
