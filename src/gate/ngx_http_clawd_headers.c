@@ -5,6 +5,10 @@
 #include "ngx_http_clawd_gate.h"
 
 
+/* as many Connection headers are looked into */
+#define NGX_HTTP_CLAWD_HOPS  4
+
+
 typedef struct {
     u_char     *token;       /* of Authorization or x-api-key */
     size_t      len;
@@ -25,6 +29,8 @@ static void ngx_http_clawd_header_rid(ngx_table_elt_t *h,
 static ngx_int_t ngx_http_clawd_header_json(ngx_http_request_t *r,
     ngx_list_t *kept);
 static ngx_uint_t ngx_http_clawd_header_stripped(ngx_table_elt_t *h);
+static ngx_uint_t ngx_http_clawd_header_hops(ngx_list_part_t *part,
+    ngx_str_t *hops);
 static ngx_uint_t ngx_http_clawd_header_hop(ngx_table_elt_t *h,
     ngx_str_t *connection);
 
@@ -43,6 +49,7 @@ static ngx_str_t  ngx_http_clawd_stripped[] = {
     ngx_string("forwarded"),
     ngx_string("keep-alive"),
     ngx_string("origin"),
+    ngx_string("proxy"),
     ngx_string("proxy-*"),
     ngx_string("referer"),
     ngx_string("sec-fetch-*"),
@@ -247,8 +254,8 @@ ngx_int_t
 ngx_http_clawd_headers_strip(ngx_http_request_t *r,
     ngx_http_clawd_ctx_t *ctx)
 {
-    ngx_str_t        *connection;
-    ngx_uint_t        i, json;
+    ngx_str_t         hops[NGX_HTTP_CLAWD_HOPS];
+    ngx_uint_t        i, j, n, json;
     ngx_list_t        kept;
     ngx_list_part_t  *part;
     ngx_table_elt_t  *h, *copy;
@@ -261,8 +268,7 @@ ngx_http_clawd_headers_strip(ngx_http_request_t *r,
         return NGX_ERROR;
     }
 
-    connection = r->headers_in.connection
-                 ? &r->headers_in.connection->value : NULL;
+    n = ngx_http_clawd_header_hops(&r->headers_in.headers.part, hops);
 
     /* "curl -d" says otherwise, and some upstreams believe it */
 
@@ -273,10 +279,14 @@ ngx_http_clawd_headers_strip(ngx_http_request_t *r,
 
         for (i = 0; i < part->nelts; i++) {
 
-            if (h[i].hash == 0
+            for (j = 0; j < n; j++) {
+                if (ngx_http_clawd_header_hop(&h[i], &hops[j])) {
+                    break;
+                }
+            }
+
+            if (h[i].hash == 0 || j < n
                 || ngx_http_clawd_header_stripped(&h[i])
-                || (connection
-                    && ngx_http_clawd_header_hop(&h[i], connection))
                 || (json && ngx_http_clawd_header_is(&h[i], "content-type")))
             {
                 continue;
@@ -361,6 +371,48 @@ ngx_http_clawd_header_stripped(ngx_table_elt_t *h)
     }
 
     return 0;
+}
+
+
+/*
+ * The Connection headers that name more than how to end; NGINX 1.22 keeps no
+ * pointer to them.
+ */
+
+static ngx_uint_t
+ngx_http_clawd_header_hops(ngx_list_part_t *part, ngx_str_t *hops)
+{
+    ngx_str_t        *s;
+    ngx_uint_t        i, n;
+    ngx_table_elt_t  *h;
+
+    n = 0;
+
+    for ( /* void */ ; part; part = part->next) {
+        h = part->elts;
+
+        for (i = 0; i < part->nelts && n < NGX_HTTP_CLAWD_HOPS; i++) {
+
+            if (!ngx_http_clawd_header_is(&h[i], "connection")) {
+                continue;
+            }
+
+            s = &h[i].value;
+
+            if ((s->len == 5
+                 && ngx_strncasecmp(s->data, (u_char *) "close", 5) == 0)
+                || (s->len == 10
+                    && ngx_strncasecmp(s->data, (u_char *) "keep-alive", 10)
+                       == 0))
+            {
+                continue;
+            }
+
+            hops[n++] = *s;
+        }
+    }
+
+    return n;
 }
 
 
