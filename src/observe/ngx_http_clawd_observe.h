@@ -25,7 +25,6 @@ struct ngx_http_clawd_stream_s {
     ngx_chain_t               *free;
     ngx_chain_t               *busy;
 
-    ngx_uint_t                 events;
     ngx_msec_t                 last_read;
 
     unsigned                   swallow:1;  /* drop the usage event */

@@ -114,6 +114,12 @@ ngx_http_clawd_settle_fail(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx)
         return NGX_HTTP_CLAWD_FAIL_NONE;
     }
 
+    /* one that leaves at an error event as well, and whose fault it was not */
+
+    if (st && st->answer.facts.error) {
+        return NGX_HTTP_CLAWD_FAIL_INCOMPLETE;
+    }
+
     if ((r->connection->error || r->connection->timedout)
         && !(st && st->ended))
     {

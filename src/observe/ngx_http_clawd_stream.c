@@ -311,10 +311,6 @@ ngx_http_clawd_stream_event(ngx_http_clawd_ctx_t *ctx, u_char **pos,
         }
     }
 
-    if (rc == NGX_OK) {
-        st->events++;
-    }
-
     return rc;
 }
 
@@ -542,7 +538,7 @@ ngx_http_clawd_stream_tail(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx,
     ngx_memzero(&e, sizeof(ngx_http_clawd_error_t));
     e.id = NGX_HTTP_CLAWD_ERR_INCOMPLETE;
     e.request_id = ctx->request_id;
-    e.sequence = ctx->stream->events;
+    e.sequence = a->facts.events;
 
     cl = ngx_http_clawd_stream_buf(r, ctx->stream,
                                    ngx_http_clawd_error_size(&e) + 2);
