@@ -33,7 +33,7 @@ my %bad = map { $_ => 1 } $result->parse_errors, $result->exit, $result->wait;
 my $passed = scalar $result->passed;
 my $failed = scalar $result->failed;
 
-$failed += grep { !$result->parsers($_)->failed } keys %bad;
+$failed += grep { !($result->parsers($_))[0]->failed } keys %bad;
 
 print "$name: $passed passed, $failed failed\n";
 exit($failed || !$passed ? 1 : 0);

@@ -169,6 +169,22 @@ sub sanitizer_env {
 }
 
 
+# wait_workers(N): the pid file is there before the workers are.
+
+sub wait_workers {
+    my ($self, $n) = @_;
+    my $limit = time + $start_limit;
+
+    while (time < $limit && !$self->gone) {
+        my $pid = $self->{child};
+        my @workers = split ' ',
+                      read_file("/proc/$pid/task/$pid/children");
+        return if @workers >= $n;
+        sleep 0.003;
+    }
+}
+
+
 # gone(): true when the process has ended; {status} is set then.
 
 sub gone {

@@ -225,8 +225,8 @@ sub run_block {
                  Clawd::Runner::Server::read_file($nginx->{stderr}));
     }
 
+    $nginx->wait_workers($set{workers}) if $set{master} eq 'on';
     eval_section($block, $name, 'init');
-    $rounds = 0;
 
     for my $round (0 .. $set{repeat} - 1) {
         $rounds = $round;
