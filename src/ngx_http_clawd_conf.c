@@ -25,6 +25,7 @@ static int ngx_libc_cdecl ngx_http_clawd_token_cmp(const void *one,
 static ngx_int_t ngx_http_clawd_pass_url(ngx_conf_t *cf, ngx_str_t *url);
 static ngx_command_t *ngx_http_clawd_proxy_pass(ngx_conf_t *cf,
     ngx_module_t **module);
+static ngx_int_t ngx_http_clawd_origin_valid(ngx_str_t *origin);
 static ngx_int_t ngx_http_clawd_check_gated(ngx_conf_t *cf,
     ngx_http_clawd_loc_conf_t *conf);
 static ngx_int_t ngx_http_clawd_metrics_handler(ngx_http_request_t *r);
@@ -543,7 +544,7 @@ ngx_http_clawd_pass_url(ngx_conf_t *cf, ngx_str_t *url)
 {
     size_t       skip;
     u_char      *p, *last;
-    ngx_uint_t   literal;
+    ngx_uint_t   literal, local;
 
     last = url->data + url->len;
 
@@ -561,14 +562,20 @@ ngx_http_clawd_pass_url(ngx_conf_t *cf, ngx_str_t *url)
     }
 
     p = url->data + skip;
+    literal = 0;
 
-    if (p < last && ngx_strncmp(p, "unix:", 5) == 0) {
-        return NGX_OK;
+    /* the path of a socket ends at a second colon */
+
+    local = (ngx_strncasecmp(p, (u_char *) "unix:", 5) == 0);
+
+    if (local) {
+        p += 5;
+        literal = 1;
     }
 
-    for (literal = 0; p < last; p++) {
+    for ( /* void */ ; p < last; p++) {
 
-        if (*p == '/' || *p == '?' || *p == '#') {
+        if (local ? *p == ':' : (*p == '/' || *p == '?' || *p == '#')) {
             ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                                "\"clawd_pass %V\" must end with the host and "
                                "port: the path of the request is what is "
@@ -681,12 +688,9 @@ ngx_http_clawd_conf_cors(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
     for (i = 1; i < cf->args->nelts; i++) {
 
-        if ((value[i].len == 1 && value[i].data[0] == '*'
-             && cf->args->nelts > 2)
-            || (value[i].data[0] != '*'
-                && ngx_strlchr(value[i].data, value[i].data + value[i].len,
-                               ':')
-                   == NULL))
+        if (!(cf->args->nelts == 2 && value[i].len == 1
+              && value[i].data[0] == '*')
+            && ngx_http_clawd_origin_valid(&value[i]) != NGX_OK)
         {
             ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                                "\"clawd_cors\" takes \"off\", \"*\" alone, or "
@@ -704,6 +708,35 @@ ngx_http_clawd_conf_cors(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     }
 
     return NGX_CONF_OK;
+}
+
+
+/* scheme://host or scheme://host:port, as browsers send it */
+
+static ngx_int_t
+ngx_http_clawd_origin_valid(ngx_str_t *origin)
+{
+    u_char  *p, *last;
+
+    last = origin->data + origin->len;
+
+    p = ngx_strlchr(origin->data, last, ':');
+
+    if (p == NULL || p == origin->data || last - p < 4
+        || p[1] != '/' || p[2] != '/')
+    {
+        return NGX_ERROR;
+    }
+
+    for (p += 3; p < last; p++) {
+        if (*p <= ' ' || *p == '/' || *p == '?' || *p == '#' || *p == '@'
+            || *p == '*' || *p == ',')
+        {
+            return NGX_ERROR;
+        }
+    }
+
+    return NGX_OK;
 }
 
 
