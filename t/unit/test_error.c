@@ -841,8 +841,8 @@ test_hostile_bodies(void **state)
 
     static const char  *bodies[] = {
         "{\"error\":{\"message\":\"m\\u00e9\\ud83d\\ude00\",\"type\":\"t\"}}",
-        "{\"error\":\"{\\\"error\\\":{\\\"message\\\":\\\"\\\\u0041\\\","
-        "\\\"type\\\":\\\"exceed_context_size_error\\\"}}\"}",
+        ("{\"error\":\"{\\\"error\\\":{\\\"message\\\":\\\"\\\\u0041\\\","
+         "\\\"type\\\":\\\"exceed_context_size_error\\\"}}\"}"),
         "{\"type\":\"error\",\"error\":{\"type\":\"a\",\"message\":\"m\"}}",
         "404 page not found",
         "{\"StatusCode\":404,\"Status\":\"404 Not Found\",\"error\":\"m\"}"
