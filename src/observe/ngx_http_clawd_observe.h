@@ -18,7 +18,6 @@ typedef struct ngx_http_clawd_inflate_s  ngx_http_clawd_inflate_t;
 
 
 struct ngx_http_clawd_stream_s {
-    ngx_http_clawd_answer_t    answer;
     ngx_http_clawd_inflate_t  *inflate;    /* NULL: not compressed */
 
     ngx_chain_t               *hold;       /* bytes of an undecided event */
@@ -33,6 +32,8 @@ struct ngx_http_clawd_stream_s {
     unsigned                   ended:1;
     unsigned                   reset:1;    /* the upstream died under it */
     unsigned                   timedout:1; /* …of silence */
+
+    ngx_http_clawd_answer_t    answer;     /* last: it zeroes itself */
 };
 
 

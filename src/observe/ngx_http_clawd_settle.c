@@ -235,6 +235,17 @@ ngx_http_clawd_settle_tokens(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx)
         return;
     }
 
+    /* a model that was loaded or unloaded has read and said nothing */
+
+    if (facts->complete && facts->deltas == 0
+        && facts->finish_len >= 4
+        && ngx_strncmp(facts->finish + facts->finish_len - 4, "load", 4) == 0)
+    {
+        ctx->prompt_tokens = 0;
+        ctx->completion_tokens = 0;
+        return;
+    }
+
     ctx->source = NGX_HTTP_CLAWD_SOURCE_COUNTED;
 
     if (ctx->completion_tokens < 0) {

@@ -58,10 +58,12 @@ ngx_http_clawd_stream_start(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx)
         return NGX_OK;
     }
 
-    st = ngx_pcalloc(r->pool, sizeof(ngx_http_clawd_stream_t));
+    st = ngx_palloc(r->pool, sizeof(ngx_http_clawd_stream_t));
     if (st == NULL) {
         return NGX_ERROR;
     }
+
+    ngx_memzero(st, offsetof(ngx_http_clawd_stream_t, answer));
 
     ngx_http_clawd_answer_init(&st->answer, ctx->api->format, framing);
     st->last_read = ngx_current_msec;
