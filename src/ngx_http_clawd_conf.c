@@ -8,7 +8,8 @@
 #include "ngx_http_clawd_zone.h"
 
 
-#define NGX_HTTP_CLAWD_USER_MAX   64
+#define NGX_HTTP_CLAWD_USER_MAX    64
+#define NGX_HTTP_CLAWD_MAX_TOKENS  1000000000
 
 
 static ngx_int_t ngx_http_clawd_token_value(ngx_conf_t *cf,
@@ -648,10 +649,13 @@ ngx_http_clawd_conf_max_tokens(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
     clcf->max_tokens = ngx_atoi(value[1].data, value[1].len);
 
-    if (clcf->max_tokens < 1) {
+    if (clcf->max_tokens < 1
+        || clcf->max_tokens > NGX_HTTP_CLAWD_MAX_TOKENS)
+    {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "\"clawd_max_tokens\" needs a number of at least 1 "
-                           "or \"off\", got \"%V\"", &value[1]);
+                           "\"clawd_max_tokens\" needs a number from 1 to %d "
+                           "or \"off\", got \"%V\"",
+                           NGX_HTTP_CLAWD_MAX_TOKENS, &value[1]);
         return NGX_CONF_ERROR;
     }
 

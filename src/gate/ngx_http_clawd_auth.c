@@ -3,6 +3,7 @@
  */
 
 #include "ngx_http_clawd_gate.h"
+#include "ngx_http_clawd_observe.h"
 
 
 static const ngx_http_clawd_token_t *ngx_http_clawd_auth_find(
@@ -113,37 +114,6 @@ ngx_http_clawd_auth_preflight(ngx_http_request_t *r,
     ctx->preflight = 1;
 
     return NGX_HTTP_NO_CONTENT;
-}
-
-
-ngx_uint_t
-ngx_http_clawd_cors_allowed(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx)
-{
-    ngx_str_t                  *origin;
-    ngx_uint_t                  i;
-    ngx_http_clawd_loc_conf_t  *clcf;
-
-    clcf = ngx_http_get_module_loc_conf(r, ngx_http_clawd_module);
-
-    if (clcf->cors == NULL || ctx->origin.len == 0) {
-        return 0;
-    }
-
-    origin = clcf->cors->elts;
-
-    for (i = 0; i < clcf->cors->nelts; i++) {
-
-        if (origin[i].data[0] == '*'
-            || (origin[i].len == ctx->origin.len
-                && ngx_strncasecmp(origin[i].data, ctx->origin.data,
-                                   ctx->origin.len)
-                   == 0))
-        {
-            return 1;
-        }
-    }
-
-    return 0;
 }
 
 

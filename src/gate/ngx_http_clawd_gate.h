@@ -59,9 +59,5 @@ ngx_int_t ngx_http_clawd_headers_read(ngx_http_request_t *r,
 ngx_int_t ngx_http_clawd_headers_strip(ngx_http_request_t *r,
     ngx_http_clawd_ctx_t *ctx);
 
-/* Whether the location's clawd_cors allows the request's Origin: 1 or 0. */
-ngx_uint_t ngx_http_clawd_cors_allowed(ngx_http_request_t *r,
-    ngx_http_clawd_ctx_t *ctx);
-
 
 #endif /* _NGX_HTTP_CLAWD_GATE_H_INCLUDED_ */

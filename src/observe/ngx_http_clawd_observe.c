@@ -2,7 +2,6 @@
  * Copyright (C) clawd authors
  */
 
-#include "ngx_http_clawd_gate.h"
 #include "ngx_http_clawd_observe.h"
 
 
@@ -15,8 +14,6 @@ static ngx_uint_t ngx_http_clawd_relayed(ngx_http_request_t *r,
     ngx_http_clawd_ctx_t *ctx);
 static ngx_uint_t ngx_http_clawd_header_replaced(ngx_table_elt_t *h,
     ngx_http_clawd_ctx_t *ctx, ngx_uint_t cors, ngx_uint_t stream);
-static ngx_int_t ngx_http_clawd_headers_cors(ngx_http_request_t *r,
-    ngx_http_clawd_ctx_t *ctx);
 
 
 ngx_http_output_header_filter_pt  ngx_http_clawd_next_header_filter;
@@ -257,7 +254,7 @@ ngx_http_clawd_headers_out(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx)
         return NGX_ERROR;
     }
 
-    return cors ? ngx_http_clawd_headers_cors(r, ctx) : NGX_OK;
+    return cors ? ngx_http_clawd_cors_headers(r, ctx) : NGX_OK;
 }
 
 
@@ -291,63 +288,4 @@ ngx_http_clawd_header_replaced(ngx_table_elt_t *h, ngx_http_clawd_ctx_t *ctx,
     return cors && h->key.len > 15
            && ngx_strncasecmp(h->key.data, (u_char *) "access-control-", 15)
               == 0;
-}
-
-
-static ngx_int_t
-ngx_http_clawd_headers_cors(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx)
-{
-    ngx_uint_t                 i;
-    static struct {
-        const char            *name;
-        ngx_str_t              value;
-    } *h, preflight[] = {
-        { "Access-Control-Allow-Methods",
-          ngx_string("GET, POST, DELETE, OPTIONS") },
-        { "Access-Control-Allow-Headers",
-          ngx_string("authorization, x-api-key, content-type, "
-                     "anthropic-version, anthropic-beta, "
-                     "anthropic-dangerous-direct-browser-access, "
-                     "x-request-id, x-stainless-arch, x-stainless-async, "
-                     "x-stainless-helper-method, x-stainless-lang, "
-                     "x-stainless-os, x-stainless-package-version, "
-                     "x-stainless-poll-helper, x-stainless-retry-count, "
-                     "x-stainless-runtime, x-stainless-runtime-version, "
-                     "x-stainless-timeout, openai-organization, "
-                     "openai-project, openai-beta") },
-        { "Access-Control-Max-Age", ngx_string("7200") }
-    };
-
-    static ngx_str_t  vary = ngx_string("Origin");
-    static ngx_str_t  expose = ngx_string("x-request-id, request-id, "
-                                          "retry-after, "
-                                          "x-ratelimit-limit-requests, "
-                                          "x-ratelimit-limit-tokens, "
-                                          "x-ratelimit-remaining-requests, "
-                                          "x-ratelimit-remaining-tokens, "
-                                          "x-ratelimit-reset-requests, "
-                                          "x-ratelimit-reset-tokens");
-
-    if (ngx_http_clawd_header_add(r, "Access-Control-Allow-Origin",
-                                  &ctx->origin)
-        != NGX_OK
-        || ngx_http_clawd_header_add(r, "Vary", &vary) != NGX_OK)
-    {
-        return NGX_ERROR;
-    }
-
-    if (!ctx->preflight) {
-        return ngx_http_clawd_header_add(r, "Access-Control-Expose-Headers",
-                                         &expose);
-    }
-
-    for (i = 0; i < sizeof(preflight) / sizeof(preflight[0]); i++) {
-        h = &preflight[i];
-
-        if (ngx_http_clawd_header_add(r, h->name, &h->value) != NGX_OK) {
-            return NGX_ERROR;
-        }
-    }
-
-    return NGX_OK;
 }

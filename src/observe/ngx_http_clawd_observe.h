@@ -63,6 +63,11 @@ void ngx_http_clawd_observe_go(ngx_http_request_t *r,
 void ngx_http_clawd_settle(void *data);
 
 
+/* Whether the location's clawd_cors allows the request's Origin: 1 or 0. */
+ngx_uint_t ngx_http_clawd_cors_allowed(ngx_http_request_t *r,
+    ngx_http_clawd_ctx_t *ctx);
+
+
 /* of the room */
 
 extern ngx_http_output_header_filter_pt  ngx_http_clawd_next_header_filter;
@@ -93,6 +98,10 @@ ngx_int_t ngx_http_clawd_reword_filter(ngx_http_request_t *r,
  * allocation failure.
  */
 ngx_int_t ngx_http_clawd_headers_out(ngx_http_request_t *r,
+    ngx_http_clawd_ctx_t *ctx);
+
+/* Adds the headers of clawd_cors to an answer to an allowed Origin. */
+ngx_int_t ngx_http_clawd_cors_headers(ngx_http_request_t *r,
     ngx_http_clawd_ctx_t *ctx);
 
 /* Adds one header; name and value are kept, not copied. */
