@@ -320,6 +320,8 @@ void
 ngx_http_clawd_answer_init(ngx_http_clawd_answer_t *a,
     ngx_http_clawd_format_e format, ngx_http_clawd_framing_e framing)
 {
+    const ngx_http_clawd_table_t  *table;
+
     ngx_memzero(a, offsetof(ngx_http_clawd_answer_t, js));
 
     a->format = format;
@@ -329,6 +331,9 @@ ngx_http_clawd_answer_init(ngx_http_clawd_answer_t *a,
     a->facts.prompt_tokens = -1;
     a->facts.completion_tokens = -1;
 
+    table = &ngx_http_clawd_tables[format];
+
+    ngx_http_clawd_json_init(&a->js, table->nodes, table->n);
     ngx_http_clawd_event_clear(a);
 }
 
@@ -822,12 +827,10 @@ static void
 ngx_http_clawd_event_feed(ngx_http_clawd_answer_t *a, u_char *p,
     u_char *last)
 {
-    ngx_http_clawd_json_event_e    ev;
-    const ngx_http_clawd_table_t  *table;
+    ngx_http_clawd_json_event_e  ev;
 
     if (!a->begun) {
-        table = &ngx_http_clawd_tables[a->format];
-        ngx_http_clawd_json_init(&a->js, table->nodes, table->n);
+        ngx_http_clawd_json_again(&a->js);
         a->begun = 1;
     }
 

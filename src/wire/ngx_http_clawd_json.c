@@ -58,8 +58,12 @@ static u_char *ngx_http_clawd_json_skim(ngx_http_clawd_json_t *js, u_char *p,
     u_char *last);
 static u_char *ngx_http_clawd_json_skim_string(u_char *p, u_char *last);
 static u_char *ngx_http_clawd_json_skim_number(u_char *p, u_char *last);
+static ngx_http_clawd_json_event_e ngx_http_clawd_json_begin_key(
+    ngx_http_clawd_json_t *js, u_char **pos, u_char *last);
 static ngx_http_clawd_json_event_e ngx_http_clawd_json_begin_value(
-    ngx_http_clawd_json_t *js, u_char **pos);
+    ngx_http_clawd_json_t *js, u_char **pos, u_char *last);
+static ngx_http_clawd_json_event_e ngx_http_clawd_json_begin_string(
+    ngx_http_clawd_json_t *js, u_char **pos, u_char *last);
 static ngx_http_clawd_json_event_e ngx_http_clawd_json_open(
     ngx_http_clawd_json_t *js, u_char **pos, ngx_uint_t object);
 static ngx_http_clawd_json_event_e ngx_http_clawd_json_close(
@@ -68,6 +72,7 @@ static ngx_http_clawd_json_event_e ngx_http_clawd_json_punctuation(
     ngx_http_clawd_json_t *js, u_char **pos);
 static ngx_http_clawd_json_event_e ngx_http_clawd_json_string(
     ngx_http_clawd_json_t *js, u_char **pos, u_char *last);
+static u_char *ngx_http_clawd_json_pass(u_char *p, u_char *last);
 static ngx_int_t ngx_http_clawd_json_escaped(ngx_http_clawd_json_t *js,
     u_char c);
 static void ngx_http_clawd_json_keep_code(ngx_http_clawd_json_t *js);
@@ -77,13 +82,14 @@ static void ngx_http_clawd_json_lone(ngx_http_clawd_json_t *js);
 static void ngx_http_clawd_json_keep(ngx_http_clawd_json_t *js, u_char *p,
     size_t len);
 static ngx_http_clawd_json_event_e ngx_http_clawd_json_end_key(
-    ngx_http_clawd_json_t *js);
+    ngx_http_clawd_json_t *js, u_char *key, size_t len);
 static ngx_uint_t ngx_http_clawd_json_child(ngx_http_clawd_json_t *js,
     ngx_uint_t parent, u_char *key, size_t len);
 static ngx_http_clawd_json_event_e ngx_http_clawd_json_folded(
-    ngx_http_clawd_json_t *js, ngx_uint_t parent);
+    ngx_http_clawd_json_t *js, ngx_uint_t parent, u_char *key, size_t len);
 static ngx_http_clawd_json_event_e ngx_http_clawd_json_end_scalar(
     ngx_http_clawd_json_t *js, u_char *p);
+static void ngx_http_clawd_json_check(ngx_http_clawd_json_t *js);
 static ngx_http_clawd_json_event_e ngx_http_clawd_json_number(
     ngx_http_clawd_json_t *js, u_char **pos, u_char *last);
 static ngx_uint_t ngx_http_clawd_json_digit(ngx_http_clawd_json_t *js,
@@ -102,14 +108,66 @@ static size_t ngx_http_clawd_json_utf8_len(u_char *p, u_char *last);
 #define ngx_http_clawd_json_in_object(js)                                     \
     ((js)->stack[((js)->depth - 1) / 8] & (1 << (((js)->depth - 1) % 8)))
 
+/* whether a member or element of what is open can have a node */
+
+#define ngx_http_clawd_json_known(js)                                         \
+    ((js)->matched == (js)->depth                                             \
+     && ((js)->parents >> (js)->path[(js)->depth - 1] & 1))
+
+#define ngx_http_clawd_json_captured(js)                                      \
+    ((js)->current != NGX_HTTP_CLAWD_JSON_NO_NODE                             \
+     && ((js)->nodes[(js)->current].flags & NGX_HTTP_CLAWD_JSON_CAPTURE))
+
+
+static ngx_inline ngx_uint_t
+ngx_http_clawd_json_hash(ngx_uint_t parent, u_char *key, size_t len)
+{
+    return (parent * 23 + len * 5 + key[0] * 3 + key[len - 1])
+           % NGX_HTTP_CLAWD_JSON_NODES;
+}
+
 
 void
 ngx_http_clawd_json_init(ngx_http_clawd_json_t *js,
     const ngx_http_clawd_json_node_t *nodes, ngx_uint_t nnodes)
 {
+    uint64_t                           bit;
+    ngx_uint_t                         i, slot;
+    const ngx_http_clawd_json_node_t  *node;
+
     js->nodes = nodes;
     js->nnodes = nnodes;
+    js->parents = 0;
+    js->controls = 0;
 
+    /* 0 ends a list: the root is nobody's child */
+
+    ngx_memzero(js->heads, sizeof(js->heads));
+
+    for (i = 1; i < nnodes; i++) {
+        node = &nodes[i];
+        bit = (uint64_t) 1 << node->parent;
+
+        js->parents |= bit;
+
+        if (node->flags & NGX_HTTP_CLAWD_JSON_CONTROL) {
+            js->controls |= bit;
+        }
+
+        slot = ngx_http_clawd_json_hash(node->parent, node->key.data,
+                                        node->key.len);
+
+        js->nexts[i] = js->heads[slot];
+        js->heads[slot] = (u_char) i;
+    }
+
+    ngx_http_clawd_json_again(js);
+}
+
+
+void
+ngx_http_clawd_json_again(ngx_http_clawd_json_t *js)
+{
     js->node = 0;
     js->type = NGX_HTTP_CLAWD_JSON_NULL;
     js->error = NGX_HTTP_CLAWD_JSON_OK;
@@ -203,7 +261,7 @@ static ngx_http_clawd_json_event_e
 ngx_http_clawd_json_step(ngx_http_clawd_json_t *js, u_char **pos,
     u_char *last)
 {
-    u_char  c;
+    u_char  c, *p;
 
     switch (js->state) {
 
@@ -218,17 +276,31 @@ ngx_http_clawd_json_step(ngx_http_clawd_json_t *js, u_char **pos,
         return ngx_http_clawd_json_literal(js, pos, last);
     }
 
-    c = **pos;
+    p = *pos;
+    c = *p;
 
-    if (c == ' ' || c == '\n' || c == '\t' || c == '\r') {
-        (*pos)++;
-        return NGX_HTTP_CLAWD_JSON_AGAIN;
+    while (c == ' ' || c == '\n' || c == '\t' || c == '\r') {
+
+        if (++p == last) {
+            *pos = p;
+            return NGX_HTTP_CLAWD_JSON_AGAIN;
+        }
+
+        c = *p;
+    }
+
+    *pos = p;
+
+    if (c == '"' && (js->state == ngx_http_clawd_json_first_key
+                     || js->state == ngx_http_clawd_json_next_key))
+    {
+        return ngx_http_clawd_json_begin_key(js, pos, last);
     }
 
     if (js->state == ngx_http_clawd_json_value
         || (js->state == ngx_http_clawd_json_first_value && c != ']'))
     {
-        return ngx_http_clawd_json_begin_value(js, pos);
+        return ngx_http_clawd_json_begin_value(js, pos, last);
     }
 
     return ngx_http_clawd_json_punctuation(js, pos);
@@ -360,54 +432,88 @@ static ngx_http_clawd_json_event_e
 ngx_http_clawd_json_punctuation(ngx_http_clawd_json_t *js, u_char **pos)
 {
     u_char      c;
-    ngx_uint_t  object;
+    ngx_uint_t  state, object;
 
     c = **pos;
-    object = ngx_http_clawd_json_in_object(js);
+    state = js->state;
 
-    if (c == '"' && (js->state == ngx_http_clawd_json_first_key
-                     || js->state == ngx_http_clawd_json_next_key))
-    {
-        js->key_start = ngx_http_clawd_json_at(js, *pos);
-        js->key_len = 0;
-        js->high = 0;
-        js->state = ngx_http_clawd_json_in_key;
-
-    } else if (c == ':' && js->state == ngx_http_clawd_json_colon) {
+    if (c == ':' && state == ngx_http_clawd_json_colon) {
         js->state = ngx_http_clawd_json_value;
+        (*pos)++;
 
-    } else if (c == ',' && js->state == ngx_http_clawd_json_behind) {
-        js->state = object ? ngx_http_clawd_json_next_key
-                           : ngx_http_clawd_json_value;
-
-    } else if ((c == '}' && object
-                && (js->state == ngx_http_clawd_json_first_key
-                    || js->state == ngx_http_clawd_json_behind))
-               || (c == ']' && !object
-                   && (js->state == ngx_http_clawd_json_first_value
-                       || js->state == ngx_http_clawd_json_behind)))
-    {
-        return ngx_http_clawd_json_close(js, pos);
-
-    } else {
-        return ngx_http_clawd_json_fail(js, NGX_HTTP_CLAWD_JSON_SYNTAX);
+        return NGX_HTTP_CLAWD_JSON_AGAIN;
     }
 
-    (*pos)++;
+    object = ngx_http_clawd_json_in_object(js);
 
-    return NGX_HTTP_CLAWD_JSON_AGAIN;
+    if (c == ',' && state == ngx_http_clawd_json_behind) {
+        js->state = object ? ngx_http_clawd_json_next_key
+                           : ngx_http_clawd_json_value;
+        (*pos)++;
+
+        return NGX_HTTP_CLAWD_JSON_AGAIN;
+    }
+
+    if (c == (object ? '}' : ']')
+        && (state == ngx_http_clawd_json_behind
+            || state == ngx_http_clawd_json_first_key
+            || state == ngx_http_clawd_json_first_value))
+    {
+        return ngx_http_clawd_json_close(js, pos);
+    }
+
+    return ngx_http_clawd_json_fail(js, NGX_HTTP_CLAWD_JSON_SYNTAX);
+}
+
+
+/* most keys lie in the buffer without an escape, with a colon behind them */
+
+static ngx_http_clawd_json_event_e
+ngx_http_clawd_json_begin_key(ngx_http_clawd_json_t *js, u_char **pos,
+    u_char *last)
+{
+    u_char                       *p, *q;
+    ngx_http_clawd_json_event_e   ev;
+
+    p = *pos;
+    js->key_start = ngx_http_clawd_json_at(js, p);
+
+    p++;
+    q = ngx_http_clawd_json_skip(p, last);
+
+    if (q == last || *q != '"') {
+        js->state = ngx_http_clawd_json_in_key;
+        js->key_len = 0;
+        js->high = 0;
+        *pos = p;
+
+        return NGX_HTTP_CLAWD_JSON_AGAIN;
+    }
+
+    js->state = ngx_http_clawd_json_colon;
+    ev = ngx_http_clawd_json_end_key(js, p, q - p);
+
+    if (++q < last && *q == ':' && ev == NGX_HTTP_CLAWD_JSON_AGAIN) {
+        js->state = ngx_http_clawd_json_value;
+        q++;
+    }
+
+    *pos = q;
+
+    return ev;
 }
 
 
 /* in an object the key has named the value's node already */
 
 static ngx_http_clawd_json_event_e
-ngx_http_clawd_json_begin_value(ngx_http_clawd_json_t *js, u_char **pos)
+ngx_http_clawd_json_begin_value(ngx_http_clawd_json_t *js, u_char **pos,
+    u_char *last)
 {
     u_char  c;
 
     if (js->depth && !ngx_http_clawd_json_in_object(js)) {
-        js->current = (js->matched == js->depth)
+        js->current = ngx_http_clawd_json_known(js)
                       ? ngx_http_clawd_json_child(js,
                                                   js->path[js->depth - 1],
                                                   (u_char *) "*", 1)
@@ -430,11 +536,7 @@ ngx_http_clawd_json_begin_value(ngx_http_clawd_json_t *js, u_char **pos)
     switch (c) {
 
     case '"':
-        js->type = NGX_HTTP_CLAWD_JSON_STRING;
-        js->state = ngx_http_clawd_json_in_string;
-        js->high = 0;
-        (*pos)++;
-        return NGX_HTTP_CLAWD_JSON_AGAIN;
+        return ngx_http_clawd_json_begin_string(js, pos, last);
 
     case 't':
         js->type = NGX_HTTP_CLAWD_JSON_TRUE;
@@ -460,12 +562,44 @@ ngx_http_clawd_json_begin_value(ngx_http_clawd_json_t *js, u_char **pos)
                   : (c == '0') ? ngx_http_clawd_json_zero
                                : ngx_http_clawd_json_int;
         ngx_http_clawd_json_keep(js, *pos, 1);
-        (*pos)++;
 
-        return NGX_HTTP_CLAWD_JSON_AGAIN;
+        return (++*pos < last) ? ngx_http_clawd_json_number(js, pos, last)
+                               : NGX_HTTP_CLAWD_JSON_AGAIN;
     }
 
     js->state = ngx_http_clawd_json_in_literal;
+
+    return ngx_http_clawd_json_literal(js, pos, last);
+}
+
+
+static ngx_http_clawd_json_event_e
+ngx_http_clawd_json_begin_string(ngx_http_clawd_json_t *js, u_char **pos,
+    u_char *last)
+{
+    u_char      *p, *q;
+    ngx_uint_t   captured;
+
+    p = *pos + 1;
+    captured = ngx_http_clawd_json_captured(js);
+
+    js->type = NGX_HTTP_CLAWD_JSON_STRING;
+    js->state = ngx_http_clawd_json_in_string;
+    js->high = 0;
+
+    q = captured ? ngx_http_clawd_json_skip(p, last)
+                 : ngx_http_clawd_json_pass(p, last);
+
+    if (captured) {
+        ngx_http_clawd_json_keep(js, p, q - p);
+    }
+
+    if (q < last && *q == '"') {
+        *pos = ++q;
+        return ngx_http_clawd_json_end_scalar(js, q);
+    }
+
+    *pos = q;
 
     return NGX_HTTP_CLAWD_JSON_AGAIN;
 }
@@ -511,9 +645,12 @@ ngx_http_clawd_json_open(ngx_http_clawd_json_t *js, u_char **pos,
 
     /* what was seen in another object of this node does not count here */
 
-    for (i = js->current + 1; i < js->nnodes; i++) {
-        if (js->nodes[i].parent == js->current) {
-            js->seen &= ~((uint64_t) 1 << i);
+    if (js->seen && (js->controls >> js->current & 1)) {
+
+        for (i = js->current + 1; i < js->nnodes; i++) {
+            if (js->nodes[i].parent == js->current) {
+                js->seen &= ~((uint64_t) 1 << i);
+            }
         }
     }
 
@@ -551,15 +688,46 @@ ngx_http_clawd_json_close(ngx_http_clawd_json_t *js, u_char **pos)
 }
 
 
+/* skips plain bytes and whole escapes of a string that nobody keeps */
+
+static u_char *
+ngx_http_clawd_json_pass(u_char *p, u_char *last)
+{
+    for ( ;; ) {
+        p = ngx_http_clawd_json_skip(p, last);
+
+        if (last - p < 2 || *p != '\\') {
+            return p;
+        }
+
+        switch (p[1]) {
+
+        case '"': case '\\': case '/': case 'b':
+        case 'f': case 'n':  case 'r': case 't':
+            p += 2;
+            break;
+
+        default:
+
+            /* hex digits are looked at one by one, and what is no escape */
+            return p;
+        }
+    }
+}
+
+
 /* of a key or a value, from behind its quote or from where a call left off */
 
 static ngx_http_clawd_json_event_e
 ngx_http_clawd_json_string(ngx_http_clawd_json_t *js, u_char **pos,
     u_char *last)
 {
-    u_char  *p, *start;
+    u_char      *p, *start;
+    ngx_uint_t   keep;
 
     p = *pos;
+    keep = (js->state == ngx_http_clawd_json_in_key)
+           ? ngx_http_clawd_json_known(js) : ngx_http_clawd_json_captured(js);
 
     for ( ;; ) {
 
@@ -571,16 +739,15 @@ ngx_http_clawd_json_string(ngx_http_clawd_json_t *js, u_char **pos,
             }
 
             p++;
-            js->size++;
 
         } else {
             start = p;
-            p = ngx_http_clawd_json_skip(p, last);
+            p = keep ? ngx_http_clawd_json_skip(p, last)
+                     : ngx_http_clawd_json_pass(p, last);
 
-            if (p != start) {
+            if (p != start && keep) {
                 ngx_http_clawd_json_lone(js);
                 ngx_http_clawd_json_keep(js, start, p - start);
-                js->size += p - start;
             }
 
             if (p < last && *p != '\\') {
@@ -589,7 +756,6 @@ ngx_http_clawd_json_string(ngx_http_clawd_json_t *js, u_char **pos,
 
             if (p < last) {
                 js->escape = NGX_HTTP_CLAWD_JSON_BACKSLASH;
-                js->size++;
                 p++;
             }
         }
@@ -611,7 +777,7 @@ ngx_http_clawd_json_string(ngx_http_clawd_json_t *js, u_char **pos,
 
     if (js->state == ngx_http_clawd_json_in_key) {
         js->state = ngx_http_clawd_json_colon;
-        return ngx_http_clawd_json_end_key(js);
+        return ngx_http_clawd_json_end_key(js, js->key, js->key_len);
     }
 
     return ngx_http_clawd_json_end_scalar(js, p);
@@ -738,7 +904,7 @@ ngx_http_clawd_json_keep(ngx_http_clawd_json_t *js, u_char *p, size_t len)
 {
     if (js->state == ngx_http_clawd_json_in_key) {
 
-        if (js->matched != js->depth
+        if (!ngx_http_clawd_json_known(js)
             || js->key_len == NGX_HTTP_CLAWD_JSON_LONG_KEY)
         {
             return;
@@ -755,9 +921,7 @@ ngx_http_clawd_json_keep(ngx_http_clawd_json_t *js, u_char *p, size_t len)
         return;
     }
 
-    if (js->current == NGX_HTTP_CLAWD_JSON_NO_NODE
-        || !(js->nodes[js->current].flags & NGX_HTTP_CLAWD_JSON_CAPTURE))
-    {
+    if (!ngx_http_clawd_json_captured(js)) {
         return;
     }
 
@@ -772,25 +936,28 @@ ngx_http_clawd_json_keep(ngx_http_clawd_json_t *js, u_char *p, size_t len)
 
 
 static ngx_http_clawd_json_event_e
-ngx_http_clawd_json_end_key(ngx_http_clawd_json_t *js)
+ngx_http_clawd_json_end_key(ngx_http_clawd_json_t *js, u_char *key,
+    size_t len)
 {
     uint64_t    bit;
     ngx_uint_t  parent, child;
 
     js->current = NGX_HTTP_CLAWD_JSON_NO_NODE;
 
-    if (js->matched != js->depth
-        || js->key_len == NGX_HTTP_CLAWD_JSON_LONG_KEY)
+    if (!ngx_http_clawd_json_known(js) || len == 0
+        || len > NGX_HTTP_CLAWD_JSON_KEY || (len == 1 && *key == '*'))
     {
         return NGX_HTTP_CLAWD_JSON_AGAIN;
     }
 
     parent = js->path[js->depth - 1];
 
-    child = ngx_http_clawd_json_child(js, parent, js->key, js->key_len);
+    child = ngx_http_clawd_json_child(js, parent, key, len);
 
     if (child == NGX_HTTP_CLAWD_JSON_NO_NODE) {
-        return ngx_http_clawd_json_folded(js, parent);
+        return (js->controls >> parent & 1)
+               ? ngx_http_clawd_json_folded(js, parent, key, len)
+               : NGX_HTTP_CLAWD_JSON_AGAIN;
     }
 
     js->current = child;
@@ -818,7 +985,10 @@ ngx_http_clawd_json_child(ngx_http_clawd_json_t *js, ngx_uint_t parent,
     ngx_uint_t                         i;
     const ngx_http_clawd_json_node_t  *node;
 
-    for (i = parent + 1; i < js->nnodes; i++) {
+    for (i = js->heads[ngx_http_clawd_json_hash(parent, key, len)];
+         i;
+         i = js->nexts[i])
+    {
         node = &js->nodes[i];
 
         if (node->parent == parent && node->key.len == len
@@ -835,16 +1005,29 @@ ngx_http_clawd_json_child(ngx_http_clawd_json_t *js, ngx_uint_t parent,
 /* an upstream may take this key, which names nothing, for a CONTROL one */
 
 static ngx_http_clawd_json_event_e
-ngx_http_clawd_json_folded(ngx_http_clawd_json_t *js, ngx_uint_t parent)
+ngx_http_clawd_json_folded(ngx_http_clawd_json_t *js, ngx_uint_t parent,
+    u_char *key, size_t len)
 {
     u_char       fold[NGX_HTTP_CLAWD_JSON_KEY];
     u_char      *p, *last, *dst;
     ngx_uint_t   child, differs;
 
+    last = key + len;
+
+    for (p = key; p < last && (*p & 0x80) == 0; p++) {
+        if (*p >= 'A' && *p <= 'Z') {
+            break;
+        }
+    }
+
+    if (p == last) {
+        return NGX_HTTP_CLAWD_JSON_AGAIN;
+    }
+
     dst = fold;
     differs = 0;
 
-    for (p = js->key, last = p + js->key_len; p < last; p++) {
+    for (p = key; p < last; p++) {
 
         if (*p >= 'A' && *p <= 'Z') {
             *dst++ = *p | 0x20;
@@ -888,9 +1071,6 @@ ngx_http_clawd_json_folded(ngx_http_clawd_json_t *js, ngx_uint_t parent)
 static ngx_http_clawd_json_event_e
 ngx_http_clawd_json_end_scalar(ngx_http_clawd_json_t *js, u_char *p)
 {
-    size_t   n;
-    u_char  *t, *last;
-
     js->state = js->depth ? ngx_http_clawd_json_behind
                           : ngx_http_clawd_json_done;
 
@@ -901,22 +1081,46 @@ ngx_http_clawd_json_end_scalar(ngx_http_clawd_json_t *js, u_char *p)
     js->node = js->current;
     js->end = ngx_http_clawd_json_at(js, p);
 
-    if (js->type != NGX_HTTP_CLAWD_JSON_STRING) {
-        return NGX_HTTP_CLAWD_JSON_SCALAR;
-    }
-
-    /* the head of a truncated text may end within a character */
-
-    for (t = js->text, last = t + js->text_len; t < last; t += n) {
-        n = ngx_http_clawd_json_utf8_len(t, last);
-
-        if (n == 0) {
-            js->invalid = 1;
-            break;
-        }
+    if (js->type == NGX_HTTP_CLAWD_JSON_STRING) {
+        js->size = js->end - js->start - 2;
+        ngx_http_clawd_json_check(js);
     }
 
     return NGX_HTTP_CLAWD_JSON_SCALAR;
+}
+
+
+static void
+ngx_http_clawd_json_check(ngx_http_clawd_json_t *js)
+{
+    size_t   n;
+    u_char  *p, *last;
+
+    p = js->text;
+    last = p + js->text_len;
+
+    while (p < last) {
+
+        if (*p < 0x80) {
+            p++;
+            continue;
+        }
+
+        n = ngx_http_clawd_json_utf8_len(p, last);
+
+        if (n == 0) {
+
+            /* the head of a truncated text may end within a character */
+
+            if (!js->truncated || last - p > 3) {
+                js->invalid = 1;
+            }
+
+            return;
+        }
+
+        p += n;
+    }
 }
 
 

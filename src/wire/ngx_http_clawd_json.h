@@ -23,6 +23,9 @@
 /* bytes of a key that are compared; a longer key matches nothing */
 #define NGX_HTTP_CLAWD_JSON_KEY        40
 
+/* nodes of a table */
+#define NGX_HTTP_CLAWD_JSON_NODES      64
+
 /* bytes kept of a captured string or number, unescaped; the rest is counted */
 #define NGX_HTTP_CLAWD_JSON_TEXT       256
 
@@ -65,8 +68,7 @@ typedef enum {
 
 /*
  * A path table: node 0 is the root value; each further node names its parent
- * (a lower index) and its key, or "*" for every element of an array.  At most
- * 64 nodes.  Keys are compared after unescaping.  For CONTROL nodes a second
+ * (a lower index) and its key, or "*" for every element of an array.  Keys are compared after unescaping.  For CONTROL nodes a second
  * occurrence in the same object, and a key that equals it only under Unicode
  * simple folding (ASCII case, U+017F for s, U+212A for k), are errors.
  */
@@ -87,7 +89,8 @@ typedef struct {
     ngx_uint_t                   node;
     ngx_http_clawd_json_type_e   type;
     ngx_http_clawd_json_error_e  error;
-    off_t                        key_start;   /* its opening quote */
+    off_t                        key_start;   /* its opening quote; elements
+                                                 have none */
     off_t                        start;       /* first byte of the value */
     off_t                        end;         /* one past its last byte */
     off_t                        size;        /* bytes of a string's inside */
@@ -97,6 +100,8 @@ typedef struct {
     off_t                        offset;
     u_char                      *origin;      /* of the running call */
     off_t                        begin[NGX_HTTP_CLAWD_JSON_PATH];
+    uint64_t                     parents;     /* nodes that have children */
+    uint64_t                     controls;    /* …CONTROL ones */
     uint64_t                     seen;        /* CONTROL nodes met */
     uint32_t                     code;        /* \uXXXX being read */
     uint32_t                     high;        /* a high surrogate before it */
@@ -110,6 +115,8 @@ typedef struct {
     u_char                       current;     /* node of the value, or NONE */
     u_char                       path[NGX_HTTP_CLAWD_JSON_PATH];
     u_char                       stack[NGX_HTTP_CLAWD_JSON_DEPTH / 8];
+    u_char                       heads[NGX_HTTP_CLAWD_JSON_NODES];
+    u_char                       nexts[NGX_HTTP_CLAWD_JSON_NODES];
     u_char                       key[NGX_HTTP_CLAWD_JSON_KEY];
 
     /* a captured scalar: a string unescaped to UTF-8, or a number's text */
@@ -126,6 +133,12 @@ typedef struct {
  */
 void ngx_http_clawd_json_init(ngx_http_clawd_json_t *js,
     const ngx_http_clawd_json_node_t *nodes, ngx_uint_t nnodes);
+
+/*
+ * Prepares the scan of a further value with the table of the last init, at
+ * less cost.  Offsets start at 0 again.
+ */
+void ngx_http_clawd_json_again(ngx_http_clawd_json_t *js);
 
 /*
  * Scans *pos .. last, moves *pos behind what it consumed and returns at the
