@@ -387,6 +387,7 @@ ngx_http_clawd_body_copy(void *data, u_char *p, u_char *last)
     ngx_http_clawd_edited_t *e = data;
 
     u_char       *dst;
+    ssize_t       n;
     ngx_buf_t     b;
     ngx_chain_t   cl;
 
@@ -409,9 +410,13 @@ ngx_http_clawd_body_copy(void *data, u_char *p, u_char *last)
     cl.buf = &b;
     cl.next = NULL;
 
-    if (ngx_write_chain_to_temp_file(e->tf, &cl) == NGX_ERROR) {
+    n = ngx_write_chain_to_temp_file(e->tf, &cl);
+
+    if (n == NGX_ERROR) {
         return NGX_ABORT;
     }
+
+    e->tf->offset += n;
 
     return NGX_OK;
 }
