@@ -53,6 +53,8 @@ typedef struct {
     ngx_uint_t                  gated;     /* some location is gated */
     ngx_uint_t                  token_arg; /* some location reads ?token= */
     ngx_uint_t                  metrics;   /* some location serves them */
+    ngx_int_t                   proxy_host; /* index of $proxy_host, or
+                                              NGX_ERROR */
     ngx_int_t                  *variables; /* indexes of $clawd_*; NULL: not
                                               gated */
 } ngx_http_clawd_main_conf_t;

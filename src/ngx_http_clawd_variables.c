@@ -12,6 +12,8 @@ static ngx_int_t ngx_http_clawd_variable_user(ngx_http_request_t *r,
     ngx_http_variable_value_t *v, uintptr_t data);
 static ngx_int_t ngx_http_clawd_variable_upstream(ngx_http_request_t *r,
     ngx_http_variable_value_t *v, uintptr_t data);
+static ngx_int_t ngx_http_clawd_variable_host(ngx_http_request_t *r,
+    ngx_http_variable_value_t *v, uintptr_t data);
 static ngx_int_t ngx_http_clawd_variable_tokens(ngx_http_request_t *r,
     ngx_http_variable_value_t *v, uintptr_t data);
 static ngx_int_t ngx_http_clawd_variable_source(ngx_http_request_t *r,
@@ -22,6 +24,8 @@ static ngx_int_t ngx_http_clawd_variable_finish(ngx_http_request_t *r,
     ngx_http_variable_value_t *v, uintptr_t data);
 static ngx_int_t ngx_http_clawd_variable_error(ngx_http_request_t *r,
     ngx_http_variable_value_t *v, uintptr_t data);
+static ngx_int_t ngx_http_clawd_proxy_host_index(ngx_conf_t *cf);
+static void ngx_http_clawd_localhost(ngx_http_request_t *r, ngx_str_t *host);
 static void ngx_http_clawd_variable_set(ngx_http_variable_value_t *v,
     u_char *data, size_t len);
 
@@ -37,11 +41,13 @@ static ngx_http_variable_t  ngx_http_clawd_vars[] = {
     { ngx_string("clawd_request_id"), NULL, ngx_http_clawd_variable_string,
       offsetof(ngx_http_clawd_ctx_t, request_id), 0, 0 },
 
-    { ngx_string("clawd_upstream"), NULL, ngx_http_clawd_variable_upstream,
-      0, 0, 0 },
+    /* another location may have another upstream */
 
-    { ngx_string("clawd_upstream_host"), NULL,
-      ngx_http_clawd_variable_upstream, 1, 0, 0 },
+    { ngx_string("clawd_upstream"), NULL, ngx_http_clawd_variable_upstream,
+      0, NGX_HTTP_VAR_NOCACHEABLE, 0 },
+
+    { ngx_string("clawd_upstream_host"), NULL, ngx_http_clawd_variable_host,
+      0, NGX_HTTP_VAR_NOCACHEABLE, 0 },
 
     { ngx_string("clawd_prompt_tokens"), NULL,
       ngx_http_clawd_variable_tokens,
@@ -73,7 +79,8 @@ static ngx_http_variable_t  ngx_http_clawd_vars[] = {
 ngx_int_t
 ngx_http_clawd_add_variables(ngx_conf_t *cf)
 {
-    ngx_http_variable_t  *var, *v;
+    ngx_http_variable_t         *var, *v;
+    ngx_http_clawd_main_conf_t  *cmcf;
 
     for (v = ngx_http_clawd_vars; v->name.len; v++) {
         var = ngx_http_add_variable(cf, &v->name, v->flags);
@@ -85,7 +92,31 @@ ngx_http_clawd_add_variables(ngx_conf_t *cf)
         var->data = v->data;
     }
 
+    cmcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_clawd_module);
+
+    cmcf->proxy_host = ngx_http_clawd_proxy_host_index(cf);
+
     return NGX_OK;
+}
+
+
+/* an index of a variable that nobody defines would fail the configuration */
+
+static ngx_int_t
+ngx_http_clawd_proxy_host_index(ngx_conf_t *cf)
+{
+    ngx_uint_t  i;
+    ngx_str_t   name = ngx_string("proxy_host");
+
+    for (i = 0; cf->cycle->modules[i]; i++) {
+        if (ngx_strcmp(cf->cycle->modules[i]->name, "ngx_http_proxy_module")
+            == 0)
+        {
+            return ngx_http_get_variable_index(cf, &name);
+        }
+    }
+
+    return NGX_ERROR;
 }
 
 
@@ -196,11 +227,46 @@ ngx_http_clawd_variable_upstream(ngx_http_request_t *r,
         return NGX_ERROR;
     }
 
-    if (data) {
-        name = host;
+    ngx_http_clawd_variable_set(v, name.data, name.len);
+
+    return NGX_OK;
+}
+
+
+/*
+ * The Host that the proxy would send by itself, so that clawd_proxy.conf suits
+ * locations of any kind; in a gated one, the block's name is no name.
+ */
+
+static ngx_int_t
+ngx_http_clawd_variable_host(ngx_http_request_t *r,
+    ngx_http_variable_value_t *v, uintptr_t data)
+{
+    ngx_str_t                    name, host;
+    ngx_http_variable_value_t   *vv;
+    ngx_http_clawd_loc_conf_t   *clcf;
+    ngx_http_clawd_main_conf_t  *cmcf;
+
+    cmcf = ngx_http_get_module_main_conf(r, ngx_http_clawd_module);
+
+    vv = (cmcf->proxy_host == NGX_ERROR)
+         ? NULL : ngx_http_get_flushed_variable(r, cmcf->proxy_host);
+
+    if (vv && !vv->not_found) {
+        host.data = vv->data;
+        host.len = vv->len;
+
+        clcf = ngx_http_get_module_loc_conf(r, ngx_http_clawd_module);
+
+        if (clcf->enable) {
+            ngx_http_clawd_localhost(r, &host);
+        }
+
+    } else if (ngx_http_clawd_upstream_name(r, &name, &host) != NGX_OK) {
+        return NGX_ERROR;
     }
 
-    ngx_http_clawd_variable_set(v, name.data, name.len);
+    ngx_http_clawd_variable_set(v, host.data, host.len);
 
     return NGX_OK;
 }
@@ -210,11 +276,8 @@ ngx_int_t
 ngx_http_clawd_upstream_name(ngx_http_request_t *r, ngx_str_t *name,
     ngx_str_t *host)
 {
-    u_char                          *p;
-    ngx_uint_t                       i;
-    ngx_http_clawd_loc_conf_t       *clcf;
-    ngx_http_upstream_srv_conf_t   **uscf;
-    ngx_http_upstream_main_conf_t   *umcf;
+    u_char                     *p;
+    ngx_http_clawd_loc_conf_t  *clcf;
 
     ngx_str_null(name);
     ngx_str_null(host);
@@ -238,12 +301,25 @@ ngx_http_clawd_upstream_name(ngx_http_request_t *r, ngx_str_t *name,
     host->data = p + 3;
     host->len = name->data + name->len - host->data;
 
+    ngx_http_clawd_localhost(r, host);
+
+    return NGX_OK;
+}
+
+
+/* what a model server on this machine accepts, for what is no host's name */
+
+static void
+ngx_http_clawd_localhost(ngx_http_request_t *r, ngx_str_t *host)
+{
+    ngx_uint_t                       i;
+    ngx_http_upstream_srv_conf_t   **uscf;
+    ngx_http_upstream_main_conf_t   *umcf;
+
     umcf = ngx_http_get_module_main_conf(r, ngx_http_upstream_module);
     uscf = umcf->upstreams.elts;
 
     for (i = 0; i < umcf->upstreams.nelts; i++) {
-
-        /* an upstream block's name is no host name */
 
         if ((uscf[i]->flags & NGX_HTTP_UPSTREAM_CREATE)
             && uscf[i]->host.len == host->len
@@ -251,15 +327,13 @@ ngx_http_clawd_upstream_name(ngx_http_request_t *r, ngx_str_t *name,
                == 0)
         {
             ngx_str_set(host, "localhost");
-            break;
+            return;
         }
     }
 
     if (host->len > 5 && ngx_strncmp(host->data, "unix:", 5) == 0) {
         ngx_str_set(host, "localhost");
     }
-
-    return NGX_OK;
 }
 
 
