@@ -79,10 +79,10 @@ start()
 }
 
 
-# wait_for PID URL LOG: until URL answers; fails when the process ends before.
+# wait_for PID URL: until URL answers well; fails when the process ends before.
 wait_for()
 {
-    until curl -s -o /dev/null -m 5 "$2"; do
+    until curl -fs -o /dev/null -m 5 "$2"; do
         kill -0 "$1" 2>/dev/null || return 1
         sleep 0.1
     done

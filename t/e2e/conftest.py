@@ -2,7 +2,9 @@
 
 import pytest
 
-from harness import Gateway, Llama, Ollama
+pytest.register_assert_rewrite("harness")
+
+from harness import Gateway, Llama, Ollama  # noqa: E402
 
 
 @pytest.fixture(scope="session")

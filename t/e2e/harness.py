@@ -54,6 +54,12 @@ def children(pid):
     return [int(child) for path in lists for child in path.read_text().split()]
 
 
+def stat(pid):
+    """Fields of /proc/pid/stat from the state on."""
+    return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(
+        ")")[2].split()
+
+
 def established(port):
     """How many connections to 127.0.0.1:port are open, seen from the client."""
     remote = f"0100007F:{port:04X}"
@@ -133,6 +139,11 @@ class Ollama(Server):
         for pid in runners:
             os.kill(pid, signal.SIGKILL)
 
+    def runner_ticks(self):
+        """Processor time that the runners used, in clock ticks."""
+        return sum(int(time) for pid in self.runners()
+                   for time in stat(pid)[11:13])
+
     def load(self, model=None):
         self._generate(model or self.model, keep_alive="10m")
 
@@ -154,6 +165,14 @@ def link_or_copy(source, target):
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
+
+
+def module(folder):
+    """The module, copied once per session: a build meanwhile is harmless."""
+    copy = folder / "ngx_http_clawd_module.so"
+    if not copy.exists():
+        shutil.copy(os.environ["CLAWD_MODULE"], copy)
+    return copy
 
 
 CONF = """
@@ -237,7 +256,7 @@ class Gateway(Server):
         conf = folder / "nginx.conf"
         conf.write_text(CONF.format(
             user="user root;" if os.getuid() == 0 else "",
-            module=os.environ["CLAWD_MODULE"], root=ROOT, upstream=upstream,
+            module=module(folder.parent), root=ROOT, upstream=upstream,
             port=self.port, metrics_port=self.metrics_port,
             user_token=USER_TOKEN, admin_token=ADMIN_TOKEN,
             directives=directives))

@@ -58,10 +58,13 @@ exec 9>&-
 ollama=$("$root/tools/ollama.sh")
 model_python=$("$root/tools/model-env.sh")
 
+module=${CLAWD_MODULE:-$root/build/dynamic/ngx_http_clawd_module.so}
+[ -e "$module" ] || die "there is no $module: run make build"
+
 [ $# -gt 0 ] || set -- "$here"
 
-CLAWD_MODULE=${CLAWD_MODULE:-$root/build/dynamic/ngx_http_clawd_module.so} \
-CLAWD_OLLAMA="$ollama" CLAWD_MODEL_PYTHON="$model_python" \
-NODE_PATH="$node/node_modules" PYTHONDONTWRITEBYTECODE=1 \
+CLAWD_MODULE="$module" CLAWD_OLLAMA="$ollama" \
+CLAWD_MODEL_PYTHON="$model_python" NODE_PATH="$node/node_modules" \
+PYTHONDONTWRITEBYTECODE=1 \
     exec "$venv/bin/python" -m pytest -q --rootdir "$here" -c /dev/null \
         -p no:cacheprovider -o faulthandler_timeout=120 --durations=5 "$@"

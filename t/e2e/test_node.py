@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from clients import ENDLESS, STORY
-from harness import PATIENCE, USER_TOKEN
+from harness import PATIENCE, USER_TOKEN, established, wait_until
 
 
 CLIENT = pathlib.Path(__file__).with_name("client.cjs")
@@ -82,3 +82,17 @@ def test_killed_runner(ollama_gateway, ollama, call):
 
     assert json.loads(output.splitlines()[-1])["what"] == "error"
     ollama_gateway.assert_failed("incomplete")
+
+
+@pytest.mark.parametrize("call", ["openaiStream", "ollamaStream"])
+def test_killed_client(ollama_gateway, ollama, call):
+    """A client that dies ends the generation and is counted."""
+    client = start(call, ollama_gateway, ollama.model, limit=ENDLESS)
+    assert json.loads(client.stdout.readline())["what"] == "chunk"
+    client.kill()
+    client.communicate(timeout=PATIENCE)
+
+    line, = ollama_gateway.assert_failed("client_abort")
+    assert 1 <= int(line["completion_tokens"]) < ENDLESS
+    wait_until("the upstream connection to be closed",
+               lambda: established(ollama.port) == 0, timeout=5)

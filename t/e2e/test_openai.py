@@ -5,7 +5,7 @@ import asyncio
 import openai
 import pytest
 
-from clients import QUESTION, STORY, openai_client
+from clients import QUESTION, TALE, openai_client
 
 
 LIMIT = 12
@@ -103,7 +103,7 @@ def test_stream_times(gateway, upstream):
 @pytest.mark.parametrize("stream", [False, True])
 def test_completions(gateway, upstream, stream):
     reply = openai_client(gateway).completions.create(
-        model=upstream.model, prompt=STORY, max_tokens=LIMIT,
+        model=upstream.model, max_tokens=LIMIT, **TALE,
         **({"stream": True, "stream_options": {"include_usage": True}}
            if stream else {}))
     usage = list(reply)[-1].usage if stream else reply.usage
@@ -115,7 +115,7 @@ def test_completions(gateway, upstream, stream):
 
 def test_completions_stream_without_usage(gateway, upstream):
     chunks = list(openai_client(gateway).completions.create(
-        model=upstream.model, prompt=STORY, max_tokens=LIMIT,
+        model=upstream.model, max_tokens=LIMIT, **TALE,
         stream=True))
 
     assert all(chunk.choices for chunk in chunks)

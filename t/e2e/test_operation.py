@@ -27,7 +27,7 @@ def test_reload_during_stream(gateway, upstream):
     before = counters(gateway.metrics())
 
     stream = openai_client(gateway).chat.completions.create(
-        model=upstream.model, messages=QUESTION, max_tokens=400, stream=True,
+        model=upstream.model, messages=QUESTION, max_tokens=200, stream=True,
         stream_options={"include_usage": True})
     for _ in range(3):
         next(stream)

@@ -6,7 +6,7 @@ import ollama as ollama_package
 import openai
 import pytest
 
-from clients import (QUESTION, STORY, anthropic_client, bearer, ollama_client,
+from clients import (QUESTION, TALE, anthropic_client, bearer, ollama_client,
                      openai_client)
 from harness import ADMIN_TOKEN, free_port
 
@@ -189,8 +189,8 @@ def test_max_tokens_others(start_gateway, ollama, asked, tokens):
         model=ollama.model, input=QUESTION,
         max_output_tokens=asked).usage.output_tokens == tokens
     assert client.completions.create(
-        model=ollama.model, prompt=STORY,
-        max_tokens=asked).usage.completion_tokens == tokens
+        model=ollama.model, max_tokens=asked,
+        **TALE).usage.completion_tokens == tokens
 
 
 @pytest.mark.parametrize("asked, tokens", [(50, 5), (3, 3)])

@@ -8,11 +8,10 @@ import signal
 import subprocess
 import sys
 
+import httpx
 import pytest
 
-from harness import PATIENCE, ROOT, Metrics, free_port, wait_until
-
-import httpx
+from harness import PATIENCE, ROOT, Metrics, free_port, stat, wait_until
 
 
 class Run:
@@ -48,12 +47,13 @@ class Run:
         """Processes of the session, run.sh's or not."""
         found = []
         for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
+            pid = int(path.parent.name)
             try:
-                fields = path.read_text().rpartition(")")[2].split()
+                fields = stat(pid)
             except OSError:
                 continue
             if int(fields[3]) == self.process.pid and fields[0] != "Z":
-                found.append(int(path.parent.name))
+                found.append(pid)
         return found
 
     def assert_stops(self):
