@@ -716,7 +716,7 @@ location / {
 
 === proxy_cache: a background update is not charged again
 --- http_config eval
-main::gate_http("proxy_cache_path $ENV{TEST_NGINX_SERVER_ROOT}/cache2 "
+main::gate_http("proxy_cache_path $ENV{TEST_NGINX_SERVER_ROOT}/two_cache "
                 . "keys_zone=c:1m;")
 --- config
 location / {
