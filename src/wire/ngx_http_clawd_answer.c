@@ -289,7 +289,10 @@ static u_char *ngx_http_clawd_sse_eol(u_char *p, u_char *last);
 static void ngx_http_clawd_event_clear(ngx_http_clawd_answer_t *a);
 static void ngx_http_clawd_event_feed(ngx_http_clawd_answer_t *a, u_char *p,
     u_char *last);
-static void ngx_http_clawd_event_value(ngx_http_clawd_answer_t *a,
+static u_char *ngx_http_clawd_event_value(ngx_http_clawd_answer_t *a,
+    u_char *p, u_char *last);
+static ngx_uint_t ngx_http_clawd_answer_blank(u_char *p, u_char *last);
+static void ngx_http_clawd_event_part(ngx_http_clawd_answer_t *a,
     ngx_http_clawd_json_event_e ev);
 static void ngx_http_clawd_event_begin(ngx_http_clawd_answer_t *a,
     ngx_uint_t is);
@@ -417,21 +420,19 @@ ngx_http_clawd_answer_json(ngx_http_clawd_answer_t *a, u_char **pos,
     p = *pos;
     *pos = last;
 
-    if (p < last && a->event == NGX_HTTP_CLAWD_EVENT_NONE && !a->done) {
+    if (p < last && !a->ended) {
         a->event = NGX_HTTP_CLAWD_EVENT_PLAIN;
+
+        p = ngx_http_clawd_event_value(a, p, last);
+
+        if (a->whole) {
+            a->ended = 1;
+            ngx_http_clawd_event_end(a);
+        }
     }
 
-    if (a->event == NGX_HTTP_CLAWD_EVENT_NONE) {
-        return NGX_AGAIN;
-    }
-
-    ngx_http_clawd_event_feed(a, p, last);
-
-    if (a->whole) {
-        ngx_http_clawd_event_end(a);
-
-        /* one value is all there is to read */
-        a->done = 1;
+    if (a->ended && !ngx_http_clawd_answer_blank(p, last)) {
+        a->facts.anomaly = 1;
     }
 
     return NGX_AGAIN;
@@ -821,10 +822,30 @@ ngx_http_clawd_event_clear(ngx_http_clawd_answer_t *a)
 }
 
 
-/* more bytes of the event's JSON, of which there is one value */
+/* more bytes of the event, which is one JSON value and nothing else */
 
 static void
 ngx_http_clawd_event_feed(ngx_http_clawd_answer_t *a, u_char *p,
+    u_char *last)
+{
+    p = ngx_http_clawd_event_value(a, p, last);
+
+    if (a->whole && !ngx_http_clawd_answer_blank(p, last)) {
+        a->junk = 1;
+    }
+
+    if (a->junk
+        || (a->whole && (!a->usage || a->event == NGX_HTTP_CLAWD_EVENT_OPEN)))
+    {
+        a->event = NGX_HTTP_CLAWD_EVENT_PLAIN;
+    }
+}
+
+
+/* returns where the value ended, if it did */
+
+static u_char *
+ngx_http_clawd_event_value(ngx_http_clawd_answer_t *a, u_char *p,
     u_char *last)
 {
     ngx_http_clawd_json_event_e  ev;
@@ -841,7 +862,7 @@ ngx_http_clawd_event_feed(ngx_http_clawd_answer_t *a, u_char *p,
         switch (ev) {
 
         case NGX_HTTP_CLAWD_JSON_AGAIN:
-            return;
+            return p;
 
         case NGX_HTTP_CLAWD_JSON_DONE:
             a->whole = 1;
@@ -852,23 +873,29 @@ ngx_http_clawd_event_feed(ngx_http_clawd_answer_t *a, u_char *p,
             break;
 
         default:
-            ngx_http_clawd_event_value(a, ev);
+            ngx_http_clawd_event_part(a, ev);
         }
     }
 
-    while (p < last && !a->junk) {
-        a->junk = (*p != ' ' && *p != '\t' && *p != '\n' && *p != '\r');
+    return p;
+}
+
+
+static ngx_uint_t
+ngx_http_clawd_answer_blank(u_char *p, u_char *last)
+{
+    while (p < last
+           && (*p == ' ' || *p == '\t' || *p == '\n' || *p == '\r'))
+    {
         p++;
     }
 
-    if (a->junk || !a->usage || a->event != NGX_HTTP_CLAWD_EVENT_EMPTY) {
-        a->event = NGX_HTTP_CLAWD_EVENT_PLAIN;
-    }
+    return p == last;
 }
 
 
 static void
-ngx_http_clawd_event_value(ngx_http_clawd_answer_t *a,
+ngx_http_clawd_event_part(ngx_http_clawd_answer_t *a,
     ngx_http_clawd_json_event_e ev)
 {
     ngx_uint_t              is;

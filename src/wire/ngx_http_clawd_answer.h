@@ -83,6 +83,7 @@ typedef struct {
 
     /* private: the event or line that is being read */
 
+    unsigned                  ended:1;     /* JSON: the one value has ended */
     unsigned                  begun:1;     /* js holds its JSON */
     unsigned                  whole:1;     /* …whose root value ended */
     unsigned                  junk:1;      /* …or can't be read */

@@ -633,15 +633,19 @@ ngx_http_clawd_json_open(ngx_http_clawd_json_t *js, u_char **pos,
 
     (*pos)++;
 
+    if (level == NGX_HTTP_CLAWD_JSON_PATH) {
+        js->current = NGX_HTTP_CLAWD_JSON_NO_NODE;
+    }
+
     if (js->current == NGX_HTTP_CLAWD_JSON_NO_NODE) {
         return NGX_HTTP_CLAWD_JSON_AGAIN;
     }
 
-    if (js->matched == level && level < NGX_HTTP_CLAWD_JSON_PATH) {
-        js->path[level] = js->current;
-        js->begin[level] = js->start;
-        js->matched = js->depth;
-    }
+    /* a node is only ever found where all that is around it has one */
+
+    js->path[level] = js->current;
+    js->begin[level] = js->start;
+    js->matched = js->depth;
 
     /* what was seen in another object of this node does not count here */
 

@@ -68,9 +68,10 @@ typedef enum {
 
 /*
  * A path table: node 0 is the root value; each further node names its parent
- * (a lower index) and its key, or "*" for every element of an array.  Keys are compared after unescaping.  For CONTROL nodes a second
- * occurrence in the same object, and a key that equals it only under Unicode
- * simple folding (ASCII case, U+017F for s, U+212A for k), are errors.
+ * (a lower index) and its key, or "*" for every element of an array.  Keys are
+ * compared after unescaping.  For CONTROL nodes a second occurrence in the
+ * same object, and a key that equals it only under Unicode simple folding
+ * (ASCII case, U+017F for s, U+212A for k), are errors.
  */
 
 typedef struct {
@@ -170,8 +171,9 @@ u_char *ngx_http_clawd_json_skip(u_char *p, u_char *last);
 
 /*
  * Unescapes the inside of a JSON string, src .. last, into dst, which holds
- * at least last - src bytes.  Returns the end of what was written.  A lone
- * surrogate or broken \\u becomes U+FFFD, another unknown escape '?'.
+ * at least last - src bytes and may be src itself.  Returns the end of what
+ * was written.  A lone surrogate or a broken \u becomes U+FFFD, another unknown
+ * escape '?'; one that is cut leaves nothing.
  */
 u_char *ngx_http_clawd_json_unescape(u_char *dst, u_char *src, u_char *last);
 

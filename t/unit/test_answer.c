@@ -1469,6 +1469,12 @@ test_json_cut(void **state)
                   "\n");
     assert_true(r.facts.complete);
     assert_false(r.facts.anomaly);
+
+    r = read_text(CHAT, JSON, "{\"choices\":[{\"finish_reason\":\"stop\"}]}"
+                  "\n{}");
+    assert_true(r.facts.complete);
+    assert_true(r.facts.anomaly);
+    assert_int_equal(r.end, BOUNDARY);
 }
 
 
