@@ -264,6 +264,15 @@ ngx_http_clawd_header_replaced(ngx_table_elt_t *h, ngx_http_clawd_ctx_t *ctx,
 {
     switch (h->key.len) {
 
+    /* of the hop between the upstream and here; HTTP/2 forbids them */
+
+    case sizeof("upgrade") - 1:
+        return ngx_strncasecmp(h->key.data, (u_char *) "upgrade", 7) == 0;
+
+    case sizeof("proxy-connection") - 1:
+        return ngx_strncasecmp(h->key.data, (u_char *) "proxy-connection", 16)
+               == 0;
+
     case sizeof("request-id") - 1:
         return ctx->family == NGX_HTTP_CLAWD_ANTHROPIC
                && ngx_strncasecmp(h->key.data, (u_char *) "request-id", 10)
