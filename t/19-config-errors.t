@@ -606,7 +606,7 @@ clawd_token sk-alice user=alice;
 clawd_max_tokens 0;
 --- must_die
 --- error_log
-"clawd_max_tokens" needs a number of at least 1 or "off", got "0"
+"clawd_max_tokens" needs a number from 1 to 1000000000 or "off", got "0"
 
 
 
@@ -615,7 +615,7 @@ clawd_max_tokens 0;
 clawd_max_tokens -1;
 --- must_die
 --- error_log
-"clawd_max_tokens" needs a number of at least 1 or "off", got "-1"
+"clawd_max_tokens" needs a number from 1 to 1000000000 or "off", got "-1"
 
 
 
@@ -624,7 +624,7 @@ clawd_max_tokens -1;
 clawd_max_tokens many;
 --- must_die
 --- error_log
-"clawd_max_tokens" needs a number of at least 1 or "off", got "many"
+"clawd_max_tokens" needs a number from 1 to 1000000000 or "off", got "many"
 
 
 
@@ -633,7 +633,7 @@ clawd_max_tokens many;
 clawd_max_tokens 1.5;
 --- must_die
 --- error_log
-"clawd_max_tokens" needs a number of at least 1 or "off", got "1.5"
+"clawd_max_tokens" needs a number from 1 to 1000000000 or "off", got "1.5"
 
 
 
