@@ -16,7 +16,8 @@ PROVE = tools/prove.pl
 NGX_SRC = /usr/share/nginx/src/src
 INCS = -Ibuild/dynamic -Isrc $(addprefix -I,$(wildcard src/*/)) \
        -isystem $(NGX_SRC)/core -isystem $(NGX_SRC)/event \
-       -isystem $(NGX_SRC)/event/modules -isystem $(NGX_SRC)/os/unix
+       -isystem $(NGX_SRC)/event/modules -isystem $(NGX_SRC)/event/quic \
+       -isystem $(NGX_SRC)/os/unix
 HDRS = $(wildcard src/*.h src/*/*.h t/unit/*.h fuzz/*.h)
 STRICT = -std=gnu11 -Wall -Wextra -Wno-unused-parameter -Werror
 

@@ -18,7 +18,7 @@ mapfile -t rooms < <(find src -mindepth 1 -maxdepth 1 -type d | sort)
 
 nginx=/usr/share/nginx/src/src
 includes=(-Ibuild/dynamic -Isrc "${rooms[@]/#/-I}")
-for folder in core event event/modules os/unix http http/modules http/v2; do
+for folder in core event event/{modules,quic} os/unix http http/{modules,v2}; do
     includes+=(-isystem "$nginx/$folder")
 done
 
@@ -35,7 +35,7 @@ gate()
         passed=$((passed + 1))
     else
         printf 'FAILED %s\n' "$name"
-        head -n 60 "$log"
+        grep -v '^note\|functions in src' "$log" | head -n 60
         failed=$((failed + 1))
     fi
 }
@@ -114,7 +114,7 @@ ast.parse(open(sys.argv[1]).read(), sys.argv[1])' "$file" || status=1 ;;
 
 
 gate 'style of the C sources' python3 tools/style.py
-grep -h -E '^note|functions in src' "$log"
+sed -n '/^note\|functions in src/p' "$log" | sed 's/^note: //; s/^/note   /'
 count_format
 
 gate 'gcc -Wall -Wextra -Werror' tools/build.sh dynamic
