@@ -12,6 +12,9 @@
 /* a larger count is junk */
 #define NGX_HTTP_CLAWD_ANSWER_COUNT_MAX  0x7fffffff
 
+/* bytes of a byte order mark */
+#define NGX_HTTP_CLAWD_ANSWER_MARK       3
+
 
 /* what a value of a path table is for */
 
@@ -270,6 +273,10 @@ static const ngx_http_clawd_table_t  ngx_http_clawd_tables[] = {
 };
 
 
+static void ngx_http_clawd_answer_mark(ngx_http_clawd_answer_t *a,
+    u_char **pos, u_char *last);
+static ngx_int_t ngx_http_clawd_answer_part(ngx_http_clawd_answer_t *a,
+    u_char **pos, u_char *last);
 static ngx_int_t ngx_http_clawd_answer_json(ngx_http_clawd_answer_t *a,
     u_char **pos, u_char *last);
 static ngx_int_t ngx_http_clawd_answer_ndjson(ngx_http_clawd_answer_t *a,
@@ -329,7 +336,6 @@ ngx_http_clawd_answer_init(ngx_http_clawd_answer_t *a,
 
     a->format = format;
     a->framing = format ? framing : NGX_HTTP_CLAWD_FRAMING_NONE;
-    a->first = 1;
 
     a->facts.prompt_tokens = -1;
     a->facts.completion_tokens = -1;
@@ -343,6 +349,47 @@ ngx_http_clawd_answer_init(ngx_http_clawd_answer_t *a,
 
 ngx_int_t
 ngx_http_clawd_answer_read(ngx_http_clawd_answer_t *a, u_char **pos,
+    u_char *last)
+{
+    if (a->mark < NGX_HTTP_CLAWD_ANSWER_MARK) {
+        ngx_http_clawd_answer_mark(a, pos, last);
+    }
+
+    return ngx_http_clawd_answer_part(a, pos, last);
+}
+
+
+/* a byte order mark at the very start says nothing */
+
+static void
+ngx_http_clawd_answer_mark(ngx_http_clawd_answer_t *a, u_char **pos,
+    u_char *last)
+{
+    u_char  *p;
+
+    static u_char  mark[NGX_HTTP_CLAWD_ANSWER_MARK] = { 0xef, 0xbb, 0xbf };
+
+    while (*pos < last && a->mark < NGX_HTTP_CLAWD_ANSWER_MARK) {
+
+        if (**pos != mark[a->mark]) {
+
+            /* it was none: what is gone of it belongs to the answer */
+
+            p = mark;
+            (void) ngx_http_clawd_answer_part(a, &p, mark + a->mark);
+
+            a->mark = NGX_HTTP_CLAWD_ANSWER_MARK;
+            return;
+        }
+
+        (*pos)++;
+        a->mark++;
+    }
+}
+
+
+static ngx_int_t
+ngx_http_clawd_answer_part(ngx_http_clawd_answer_t *a, u_char **pos,
     u_char *last)
 {
     switch (a->framing) {
@@ -642,7 +689,6 @@ ngx_http_clawd_sse_line_done(ngx_http_clawd_answer_t *a)
         break;
     }
 
-    a->first = 0;
 
     if (a->data || a->other) {
         return NGX_AGAIN;
@@ -686,11 +732,6 @@ ngx_http_clawd_sse_field(ngx_http_clawd_answer_t *a, ngx_uint_t colon)
     name = a->field;
     len = a->field_len;
 
-    if (a->first && len >= 3 && ngx_memcmp(name, "\xef\xbb\xbf", 3) == 0) {
-        name += 3;
-        len -= 3;
-    }
-
     if (len == 4 && ngx_memcmp(name, "data", 4) == 0) {
 
         if (a->data) {
@@ -717,12 +758,6 @@ ngx_http_clawd_sse_field(ngx_http_clawd_answer_t *a, ngx_uint_t colon)
         || (len == 2 && ngx_memcmp(name, "id", 2) == 0))
     {
         a->other = 1;
-        return;
-    }
-
-    /* a byte order mark alone in front of a comment */
-
-    if (len == 0 && colon) {
         return;
     }
 

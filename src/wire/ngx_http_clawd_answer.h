@@ -93,7 +93,6 @@ typedef struct {
     unsigned                  skip_lf:1;   /* …or in a CR; its LF may come */
     unsigned                  held_cr:1;   /* …whose LF is waited for */
     unsigned                  alarm:1;     /* SSE: "event: error" */
-    unsigned                  first:1;     /* SSE: no line has ended yet */
     unsigned                  tool:1;
     unsigned                  usage:1;     /* a usage object */
     unsigned                  final:1;     /* facts have the last usage */
@@ -102,6 +101,7 @@ typedef struct {
     unsigned                  done_true:1;
     unsigned                  success:1;
 
+    u_char                    mark;        /* bytes of the byte order mark */
     u_char                    line;        /* SSE: within what of a line */
     u_char                    field_len;
     u_char                    head_len;

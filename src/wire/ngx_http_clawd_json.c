@@ -610,6 +610,7 @@ ngx_http_clawd_json_open(ngx_http_clawd_json_t *js, u_char **pos,
     ngx_uint_t object)
 {
     u_char      bit;
+    uint64_t    seen;
     ngx_uint_t  i, level;
 
     if (js->depth == NGX_HTTP_CLAWD_JSON_DEPTH) {
@@ -649,9 +650,11 @@ ngx_http_clawd_json_open(ngx_http_clawd_json_t *js, u_char **pos,
 
     /* what was seen in another object of this node does not count here */
 
-    if (js->seen && (js->controls >> js->current & 1)) {
+    if (js->controls >> js->current & 1) {
 
-        for (i = js->current + 1; i < js->nnodes; i++) {
+        for (seen = js->seen; seen; seen &= seen - 1) {
+            i = __builtin_ctzll(seen);
+
             if (js->nodes[i].parent == js->current) {
                 js->seen &= ~((uint64_t) 1 << i);
             }

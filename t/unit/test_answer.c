@@ -463,7 +463,7 @@ load_fixtures(struct CMUnitTest *tests, size_t max, const char *dir,
 #define CHUNK(choices)  D("{\"model\":\"m\",\"choices\":" choices "}")
 
 #define TEXT(t)                                                               \
-    CHUNK("[{\"index\":0,\"delta\":{\"content\":\"" t "\"},"                    \
+    CHUNK("[{\"index\":0,\"delta\":{\"content\":\"" t "\"},"                  \
           "\"finish_reason\":null}]")
 
 #define FINISH                                                                \
@@ -1356,6 +1356,21 @@ test_sse_fields(void **state)
     assert_model(&r, "m");
     assert_int_equal(r.facts.events, 1);
     assert_false(r.facts.anomaly);
+
+    r = read_text(CHAT, SSE, "\xef\xbb\xbf: x\n" FINISH);
+    assert_true(r.facts.complete);
+    assert_int_equal(r.facts.events, 1);
+
+    r = read_text(NATIVE, NDJSON, "\xef\xbb\xbf{\"done\":true}\n");
+    assert_true(r.facts.complete);
+
+    r = read_text(NATIVE, JSON, "\xef\xbb\xbf{\"done\":true}");
+    assert_true(r.facts.complete);
+    assert_false(r.facts.anomaly);
+
+    r = read_text(NATIVE, JSON, "\xef\xbb{\"done\":true}");
+    assert_false(r.facts.complete);
+    assert_true(r.facts.anomaly);
 
     /* only at the very start, and names are whole words */
 
