@@ -473,7 +473,9 @@ ngx_http_clawd_stream_end(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx,
     st->ended = 1;
     st->reset = gone;
 
-    if (gone && ngx_current_msec - st->last_read
+    /* a timer that moves by less is not set anew: it goes off early */
+
+    if (gone && ngx_current_msec - st->last_read + NGX_TIMER_LAZY_DELAY
                 >= r->upstream->conf->read_timeout)
     {
         st->timedout = 1;

@@ -36,7 +36,7 @@ sub import {
     no strict 'refs';
     *{"${caller}::$_"} = \&$_
         for qw(ask asked body_of conf deliver events exchange formats framing_of
-               inband log_of metric becomes);
+               h2 h2_conf http inband log_of metric becomes);
 
     my $known = Test::Nginx::Socket->can('known_sections');
     $known->(qw(logged counted)) if $known;
@@ -45,8 +45,7 @@ sub import {
          . ' Clawd::Client->import; 1' or die $@;
 
     Clawd::Gate::gate_default(
-        http_config => Clawd::Gate::gate_http('include '
-                       . Clawd::Gate::proxy_conf() =~ s/proxy/log/r . ';'),
+        http_config => http(),
         config      => conf(''));
 
     Test::Nginx::Socket::add_block_preprocessor(\&prepare);
@@ -54,7 +53,16 @@ sub import {
 }
 
 
-# conf(MORE): the usual servers' inside, with MORE in the location.
+# http(MORE): the usual http_config, and MORE.
+
+sub http {
+    my $log = Clawd::Gate::proxy_conf() =~ s/_proxy(\.conf)$/_log$1/r;
+
+    return Clawd::Gate::gate_http("include $log;", @_);
+}
+
+
+# conf(MORE): the usual server's inside, with MORE in the location.
 
 sub conf {
     my ($more) = @_;
@@ -64,6 +72,29 @@ sub conf {
            . "location / {\n"
            . "clawd_pass http://127.0.0.1:\$TEST_NGINX_UPSTREAM_PORT;\n"
            . "$more\n}\n";
+}
+
+
+# h2_conf(): the usual http_config with a server for HTTP/2 besides, which
+# h2(PATH, ARGUMENTS OF CURL...) asks.
+
+sub h2_conf {
+    return http('server {',
+                'listen 127.0.0.1:$TEST_NGINX_RAND_PORT_1 http2;',
+                conf(''), '}');
+}
+
+sub h2 {
+    my ($path, @arguments) = @_;
+
+    open my $in, '<', Test::Nginx::Socket::server_root() . '/conf/nginx.conf'
+        or die "no configuration: $!\n";
+    my $text = do { local $/; <$in> };
+    my ($port) = $text =~ /listen 127\.0\.0\.1:(\d+) http2/;
+
+    return curl('--http2-prior-knowledge', '-H',
+                'Authorization: Bearer sk-alice', @arguments,
+                "http://127.0.0.1:$port$path");
 }
 
 
@@ -334,7 +365,7 @@ sub inband {
         if $formats{$format}{path} =~ m{^/api};
 
     return "event: error\ndata: {\"type\":\"error\",\"error\":"
-           . "{\"type\":\"api_error\",\"message\":\"$text\"}"
+           . "{\"type\":\"api_error\",\"message\":\"$text\"}}\n\n"
         if $format eq 'messages';
 
     return "event: error\ndata: {\"type\":\"error\",\"code\":"
@@ -356,7 +387,8 @@ sub inband {
 #   raw:N        segments of N bytes, wherever the chunks' frames are
 #   length       with its Content-Length
 #   close        up to the end of the connection
-#   cut, reset   as whole, but the last chunk is missing: FIN, RST
+#   cut          one chunk, and FIN in place of the last one
+#   reset:GATE   one chunk, and RST when the gate is opened
 
 sub deliver {
     my ($way, $type, $body) = @_;
@@ -394,13 +426,12 @@ sub deliver {
                . "Connection: close\r\n\r\n$body";
     }
 
-    if ($way =~ /^(cut|reset)$/) {
+    if ($way =~ /^(?:cut|reset:(.*))$/) {
 
         # what a RST overtakes is lost: it waits until all was read
 
         return join('', $head, length $body ? chunks($body) : ()),
-               $1 eq 'cut' ? { close => 1 }
-                           : ({ gate => 'reset' }, { reset => 1 });
+               defined $1 ? ({ gate => $1 }, { reset => 1 }) : { close => 1 };
     }
 
     return join '', $head, chunks($body), chunks() if $way eq 'whole';
