@@ -14,21 +14,24 @@ static ngx_int_t ngx_http_clawd_rid_make(ngx_http_request_t *r,
     ngx_http_clawd_ctx_t *ctx);
 
 
-static uint64_t  ngx_http_clawd_rid_seed;
+/* an id is the process's random part and a counter, both in hex */
+
+static u_char    ngx_http_clawd_rid_seed[16];
 static uint32_t  ngx_http_clawd_rid_next;
 
 
 ngx_int_t
 ngx_http_clawd_rid_init(ngx_cycle_t *cycle)
 {
-    if (RAND_bytes((u_char *) &ngx_http_clawd_rid_seed,
-                   sizeof(ngx_http_clawd_rid_seed))
-        != 1)
-    {
+    u_char  seed[8];
+
+    if (RAND_bytes(seed, sizeof(seed)) != 1) {
         ngx_log_error(NGX_LOG_EMERG, cycle->log, 0,
                       "clawd: no random bytes for request ids");
         return NGX_ERROR;
     }
+
+    (void) ngx_hex_dump(ngx_http_clawd_rid_seed, seed, sizeof(seed));
 
     return NGX_OK;
 }
@@ -136,18 +139,23 @@ ngx_http_clawd_ctx_cleanup(void *data)
 static ngx_int_t
 ngx_http_clawd_rid_make(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx)
 {
-    u_char  *p;
+    u_char    *p;
+    uint32_t   n;
 
-    p = ngx_pnalloc(r->pool, 24);
+    p = ngx_pnalloc(r->pool, sizeof(ngx_http_clawd_rid_seed) + 8);
     if (p == NULL) {
         return NGX_ERROR;
     }
 
     ctx->request_id.data = p;
-    ctx->request_id.len = ngx_sprintf(p, "%016xL%08xD",
-                                      ngx_http_clawd_rid_seed,
-                                      ngx_http_clawd_rid_next++)
-                          - p;
+
+    p = ngx_cpymem(p, ngx_http_clawd_rid_seed,
+                   sizeof(ngx_http_clawd_rid_seed));
+
+    n = htonl(ngx_http_clawd_rid_next++);
+    p = ngx_hex_dump(p, (u_char *) &n, sizeof(n));
+
+    ctx->request_id.len = p - ctx->request_id.data;
 
     return NGX_OK;
 }

@@ -35,7 +35,7 @@ static ngx_uint_t ngx_http_clawd_header_hop(ngx_table_elt_t *h,
     ngx_str_t *connection);
 
 
-/* what never reaches an upstream; NAME* strips all that begin so */
+/* what never reaches an upstream, sorted; NAME* strips all that begin so */
 
 static ngx_str_t  ngx_http_clawd_stripped[] = {
     ngx_string("accept-encoding"),         /* answers are read on the side */
@@ -343,12 +343,15 @@ ngx_http_clawd_header_json(ngx_http_request_t *r, ngx_list_t *kept)
 static ngx_uint_t
 ngx_http_clawd_header_stripped(ngx_table_elt_t *h)
 {
+    u_char      first;
     size_t      len;
     ngx_str_t  *s;
 
-    for (s = ngx_http_clawd_stripped; s->len; s++) {
+    first = h->lowcase_key[0];
 
-        if (s->data[0] != h->lowcase_key[0]) {
+    for (s = ngx_http_clawd_stripped; s->len && s->data[0] <= first; s++) {
+
+        if (s->data[0] != first) {
             continue;
         }
 
