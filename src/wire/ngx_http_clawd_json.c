@@ -56,10 +56,8 @@ static ngx_http_clawd_json_event_e ngx_http_clawd_json_step(
     ngx_http_clawd_json_t *js, u_char **pos, u_char *last);
 static u_char *ngx_http_clawd_json_skim(ngx_http_clawd_json_t *js, u_char *p,
     u_char *last);
-static u_char *ngx_http_clawd_json_skim_string(u_char *p, u_char *last);
+static u_char *ngx_http_clawd_json_skim_scalar(u_char *p, u_char *last);
 static u_char *ngx_http_clawd_json_skim_number(u_char *p, u_char *last);
-static ngx_http_clawd_json_event_e ngx_http_clawd_json_begin_key(
-    ngx_http_clawd_json_t *js, u_char **pos, u_char *last);
 static ngx_http_clawd_json_event_e ngx_http_clawd_json_begin_value(
     ngx_http_clawd_json_t *js, u_char **pos, u_char *last);
 static ngx_http_clawd_json_event_e ngx_http_clawd_json_begin_string(
@@ -106,7 +104,8 @@ static size_t ngx_http_clawd_json_utf8_len(u_char *p, u_char *last);
 #define ngx_http_clawd_json_at(js, p)  ((js)->offset + ((p) - (js)->origin))
 
 #define ngx_http_clawd_json_in_object(js)                                     \
-    ((js)->stack[((js)->depth - 1) / 8] & (1 << (((js)->depth - 1) % 8)))
+    ((js)->depth                                                              \
+     && ((js)->stack[((js)->depth - 1) / 8] & (1 << (((js)->depth - 1) % 8))))
 
 /* whether a member or element of what is open can have a node */
 
@@ -218,8 +217,13 @@ ngx_http_clawd_json_next(ngx_http_clawd_json_t *js, u_char **pos,
 
     while (p < last && ev == NGX_HTTP_CLAWD_JSON_AGAIN) {
 
-        if (js->matched != js->depth) {
+        if (js->depth) {
             p = ngx_http_clawd_json_skim(js, p, last);
+
+            if (js->state == ngx_http_clawd_json_failed) {
+                ev = NGX_HTTP_CLAWD_JSON_ERROR;
+                break;
+            }
 
             if (p == last) {
                 break;
@@ -294,7 +298,13 @@ ngx_http_clawd_json_step(ngx_http_clawd_json_t *js, u_char **pos,
     if (c == '"' && (js->state == ngx_http_clawd_json_first_key
                      || js->state == ngx_http_clawd_json_next_key))
     {
-        return ngx_http_clawd_json_begin_key(js, pos, last);
+        js->key_start = ngx_http_clawd_json_at(js, p);
+        js->key_len = 0;
+        js->high = 0;
+        js->state = ngx_http_clawd_json_in_key;
+        (*pos)++;
+
+        return NGX_HTTP_CLAWD_JSON_AGAIN;
     }
 
     if (js->state == ngx_http_clawd_json_value
@@ -315,24 +325,30 @@ ngx_http_clawd_json_step(ngx_http_clawd_json_t *js, u_char **pos,
 static u_char *
 ngx_http_clawd_json_skim(ngx_http_clawd_json_t *js, u_char *p, u_char *last)
 {
-    u_char   state;
-    u_char  *next;
+    u_char      state, *q, *next;
+    ngx_uint_t  known, object;
 
     state = js->state;
+
+    if (state >= ngx_http_clawd_json_in_key
+        && state != ngx_http_clawd_json_colon
+        && state != ngx_http_clawd_json_behind)
+    {
+        return p;
+    }
+
+    known = ngx_http_clawd_json_known(js);
+    object = ngx_http_clawd_json_in_object(js);
+
+    if (!known) {
+        js->current = NGX_HTTP_CLAWD_JSON_NO_NODE;
+    }
 
     for ( /* void */ ; p < last; p = next) {
 
         next = p + 1;
 
         if (*p == ' ' || *p == '\n' || *p == '\t' || *p == '\r') {
-
-            if (state >= ngx_http_clawd_json_in_key
-                && state != ngx_http_clawd_json_colon
-                && state != ngx_http_clawd_json_behind)
-            {
-                break;
-            }
-
             continue;
         }
 
@@ -340,16 +356,39 @@ ngx_http_clawd_json_skim(ngx_http_clawd_json_t *js, u_char *p, u_char *last)
 
         case ngx_http_clawd_json_value:
         case ngx_http_clawd_json_first_value:
-            next = (*p == '"') ? ngx_http_clawd_json_skim_string(next, last)
-                               : ngx_http_clawd_json_skim_number(p, last);
+
+            next = NULL;
+
+            if (!known
+                || (object && js->current == NGX_HTTP_CLAWD_JSON_NO_NODE))
+            {
+                next = ngx_http_clawd_json_skim_scalar(p, last);
+            }
+
             state = next ? ngx_http_clawd_json_behind : state;
             break;
 
         case ngx_http_clawd_json_first_key:
         case ngx_http_clawd_json_next_key:
-            next = (*p == '"') ? ngx_http_clawd_json_skim_string(next, last)
-                               : NULL;
-            state = next ? ngx_http_clawd_json_colon : state;
+            q = (*p == '"') ? ngx_http_clawd_json_skip(next, last) : last;
+
+            if (q == last || *q != '"') {
+                next = NULL;
+                break;
+            }
+
+            if (known) {
+                js->key_start = ngx_http_clawd_json_at(js, p);
+
+                if (ngx_http_clawd_json_end_key(js, next, q - next)
+                    != NGX_HTTP_CLAWD_JSON_AGAIN)
+                {
+                    return q;
+                }
+            }
+
+            state = ngx_http_clawd_json_colon;
+            next = q + 1;
             break;
 
         case ngx_http_clawd_json_colon:
@@ -357,16 +396,15 @@ ngx_http_clawd_json_skim(ngx_http_clawd_json_t *js, u_char *p, u_char *last)
             state = next ? ngx_http_clawd_json_value : state;
             break;
 
-        case ngx_http_clawd_json_behind:
-            next = (*p == ',') ? next : NULL;
-            state = next ? (ngx_http_clawd_json_in_object(js)
-                            ? ngx_http_clawd_json_next_key
-                            : ngx_http_clawd_json_value)
-                         : state;
-            break;
+        default: /* ngx_http_clawd_json_behind */
 
-        default:
-            next = NULL;
+            if (*p != ',') {
+                next = NULL;
+                break;
+            }
+
+            state = object ? ngx_http_clawd_json_next_key
+                           : ngx_http_clawd_json_value;
         }
 
         if (next == NULL) {
@@ -374,25 +412,37 @@ ngx_http_clawd_json_skim(ngx_http_clawd_json_t *js, u_char *p, u_char *last)
         }
     }
 
-    /* a key that was passed over names no node */
-
-    if (state != js->state) {
-        js->state = state;
-        js->current = NGX_HTTP_CLAWD_JSON_NO_NODE;
-    }
+    js->state = state;
 
     return p;
 }
 
 
-/* behind the quote of a string that lies here whole and unescaped, or NULL */
+/* behind a scalar that lies here whole and plain, or NULL */
 
 static u_char *
-ngx_http_clawd_json_skim_string(u_char *p, u_char *last)
+ngx_http_clawd_json_skim_scalar(u_char *p, u_char *last)
 {
-    p = ngx_http_clawd_json_skip(p, last);
+    switch (*p) {
 
-    return (p < last && *p == '"') ? p + 1 : NULL;
+    case '"':
+        p = ngx_http_clawd_json_pass(p + 1, last);
+        return (p < last && *p == '"') ? p + 1 : NULL;
+
+    case 'n':
+        return (last - p >= 4 && ngx_memcmp(p, "null", 4) == 0) ? p + 4
+                                                                : NULL;
+
+    case 't':
+        return (last - p >= 4 && ngx_memcmp(p, "true", 4) == 0) ? p + 4
+                                                                : NULL;
+
+    case 'f':
+        return (last - p >= 5 && ngx_memcmp(p, "false", 5) == 0) ? p + 5
+                                                                 : NULL;
+    }
+
+    return ngx_http_clawd_json_skim_number(p, last);
 }
 
 
@@ -463,44 +513,6 @@ ngx_http_clawd_json_punctuation(ngx_http_clawd_json_t *js, u_char **pos)
     }
 
     return ngx_http_clawd_json_fail(js, NGX_HTTP_CLAWD_JSON_SYNTAX);
-}
-
-
-/* most keys lie in the buffer without an escape, with a colon behind them */
-
-static ngx_http_clawd_json_event_e
-ngx_http_clawd_json_begin_key(ngx_http_clawd_json_t *js, u_char **pos,
-    u_char *last)
-{
-    u_char                       *p, *q;
-    ngx_http_clawd_json_event_e   ev;
-
-    p = *pos;
-    js->key_start = ngx_http_clawd_json_at(js, p);
-
-    p++;
-    q = ngx_http_clawd_json_skip(p, last);
-
-    if (q == last || *q != '"') {
-        js->state = ngx_http_clawd_json_in_key;
-        js->key_len = 0;
-        js->high = 0;
-        *pos = p;
-
-        return NGX_HTTP_CLAWD_JSON_AGAIN;
-    }
-
-    js->state = ngx_http_clawd_json_colon;
-    ev = ngx_http_clawd_json_end_key(js, p, q - p);
-
-    if (++q < last && *q == ':' && ev == NGX_HTTP_CLAWD_JSON_AGAIN) {
-        js->state = ngx_http_clawd_json_value;
-        q++;
-    }
-
-    *pos = q;
-
-    return ev;
 }
 
 
