@@ -689,7 +689,6 @@ ngx_http_clawd_sse_line_done(ngx_http_clawd_answer_t *a)
         break;
     }
 
-
     if (a->data || a->other) {
         return NGX_AGAIN;
     }
