@@ -12,6 +12,7 @@ static ngx_int_t ngx_http_clawd_gate_go(ngx_http_request_t *r,
     ngx_http_clawd_ctx_t *ctx);
 static ngx_uint_t ngx_http_clawd_gate_method(ngx_http_request_t *r);
 static ngx_int_t ngx_http_clawd_gate_path(ngx_http_request_t *r);
+static ngx_int_t ngx_http_clawd_gate_upstream(ngx_http_request_t *r);
 
 
 /* in the order of ngx_http_clawd_state_e */
@@ -185,9 +186,57 @@ ngx_http_clawd_gate_path(ngx_http_request_t *r)
 }
 
 
+/* what nginx -t could not see: a path in a variable replaces the judged one */
+
+static ngx_int_t
+ngx_http_clawd_gate_upstream(ngx_http_request_t *r)
+{
+    u_char                     *p, *last;
+    ngx_str_t                   name;
+    ngx_uint_t                  local;
+    ngx_http_clawd_loc_conf_t  *clcf;
+
+    clcf = ngx_http_get_module_loc_conf(r, ngx_http_clawd_module);
+
+    if (clcf->upstream == NULL || clcf->upstream->lengths == NULL) {
+        return NGX_OK;
+    }
+
+    if (ngx_http_complex_value(r, clcf->upstream, &name) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    last = name.data + name.len;
+
+    /* the scheme is no variable */
+
+    p = ngx_strlchr(name.data, last, ':') + 3;
+
+    local = (last - p >= 5
+             && ngx_strncasecmp(p, (u_char *) "unix:", 5) == 0);
+
+    for (p += local ? 5 : 0; p < last; p++) {
+
+        if (local ? *p == ':' : (*p == '/' || *p == '?' || *p == '#')) {
+            ngx_log_error(NGX_LOG_ERR, r->connection->log, 0,
+                          "clawd: \"clawd_pass %V\" must end with the host "
+                          "and port: the path of the request is what is "
+                          "judged and sent", &name);
+            return NGX_ERROR;
+        }
+    }
+
+    return NGX_OK;
+}
+
+
 static ngx_int_t
 ngx_http_clawd_gate_go(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx)
 {
+    if (ngx_http_clawd_gate_upstream(r) != NGX_OK) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
     /* the upstream gets the path that was judged, and no query */
 
     r->valid_unparsed_uri = 0;
