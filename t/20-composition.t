@@ -690,6 +690,45 @@ POST //v1/./chat/completions?x=y
 
 
 
+=== a variable upstream: more than a host would replace the path
+--- config
+location /v1/ {
+    set $up 127.0.0.1:$TEST_NGINX_UPSTREAM_PORT/api/delete;
+    clawd_pass http://$up;
+}
+location /api/ {
+    set $up 127.0.0.1:$TEST_NGINX_UPSTREAM_PORT?x=y;
+    clawd_pass http://$up;
+}
+location / {
+    set $up unix:/nonexistent:/api/pull;
+    clawd_pass http://$up;
+}
+--- request eval
+["POST /v1/chat/completions\n{\"model\":\"m\"}",
+ "POST /api/chat\n{\"model\":\"m\"}", "GET /"]
+--- error_code eval
+[500, 500, 500]
+--- response_body_like eval
+['"code":"internal_error"', '"error":"the gateway failed"',
+ '"code":"internal_error"']
+--- upstream_count: 0
+--- error_log
+must end with the host and port
+
+
+
+=== a variable upstream without a host
+--- config
+location / { clawd_pass http://$arg_host; }
+--- request
+GET /v1/models
+--- refused: openai 500 internal_error
+--- error_log
+invalid URL prefix
+
+
+
 === proxy_cache: a stored answer needs a token too
 --- http_config eval
 main::gate_http("proxy_cache_path $ENV{TEST_NGINX_SERVER_ROOT}/cache "

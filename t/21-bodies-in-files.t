@@ -350,6 +350,27 @@ GET /v1/models
 
 
 
+=== a generation that may have begun is not begun again elsewhere
+--- http_config eval
+main::gate_http('upstream both { server 127.0.0.1:$TEST_NGINX_UPSTREAM_PORT; '
+    . 'server 127.0.0.1:$TEST_NGINX_SPARE_PORT backup; }')
+--- config
+location / { clawd_pass http://both; }
+--- upstream eval
+[[{ reset => 1 }]]
+--- request
+POST /v1/chat/completions
+{"model":"library/m"}
+--- refused: openai 502 upstream_unavailable
+--- upstream_count: 1
+--- upstream_body chomp
+{"model":"m"}
+--- spare_count: 0
+--- error_log
+reset by peer
+
+
+
 === an upstream that is not there, before one that is
 --- http_config eval
 main::gate_http('upstream both { server 127.0.0.1:$TEST_NGINX_RAND_PORT_1; '
