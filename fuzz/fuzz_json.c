@@ -36,6 +36,9 @@ static const ngx_http_clawd_json_node_t  nodes[] = {
     { ngx_string("a"), 8, CAPTURE }
 };
 
+static ngx_http_clawd_json_table_t  table =
+    ngx_http_clawd_json_table(nodes);
+
 
 typedef struct {
     uint64_t                     events;     /* a print of them all */
@@ -118,7 +121,7 @@ fuzz_run(fuzz_result_t *r, const u_char *text, size_t size, uint32_t seed)
     fuzz_assert(js);
     memset(js, 0xa5, sizeof(ngx_http_clawd_json_t));
 
-    ngx_http_clawd_json_init(js, nodes, sizeof(nodes) / sizeof(nodes[0]));
+    ngx_http_clawd_json_init(js, &table);
 
     r->events = 14695981039346656037u;
     ev = NGX_HTTP_CLAWD_JSON_AGAIN;

@@ -63,17 +63,15 @@ enum {
 
 
 typedef struct {
-    const ngx_http_clawd_json_node_t  *nodes;
-    const u_char                      *is;
-    ngx_uint_t                         n;
+    ngx_http_clawd_json_table_t  json;
+    const u_char                *is;
 } ngx_http_clawd_table_t;
 
 
 #define C  NGX_HTTP_CLAWD_JSON_CAPTURE
 
 #define ngx_http_clawd_table(name)                                            \
-    { name##_nodes, name##_is,                                                \
-      sizeof(name##_nodes) / sizeof(ngx_http_clawd_json_node_t) }
+    { ngx_http_clawd_json_table(name##_nodes), name##_is }
 
 
 static const ngx_http_clawd_json_node_t  ngx_http_clawd_chat_nodes[] = {
@@ -262,8 +260,8 @@ static const u_char  ngx_http_clawd_embeddings_is[] = {
 
 /* in the order of ngx_http_clawd_format_e */
 
-static const ngx_http_clawd_table_t  ngx_http_clawd_tables[] = {
-    { NULL, NULL, 0 },
+static ngx_http_clawd_table_t  ngx_http_clawd_tables[] = {
+    { { NULL, 0, 0, 0, 0, { 0 }, { 0 } }, NULL },
     ngx_http_clawd_table(ngx_http_clawd_chat),
     ngx_http_clawd_table(ngx_http_clawd_chat),
     ngx_http_clawd_table(ngx_http_clawd_responses),
@@ -330,8 +328,6 @@ void
 ngx_http_clawd_answer_init(ngx_http_clawd_answer_t *a,
     ngx_http_clawd_format_e format, ngx_http_clawd_framing_e framing)
 {
-    const ngx_http_clawd_table_t  *table;
-
     ngx_memzero(a, offsetof(ngx_http_clawd_answer_t, js));
 
     a->format = format;
@@ -340,9 +336,6 @@ ngx_http_clawd_answer_init(ngx_http_clawd_answer_t *a,
     a->facts.prompt_tokens = -1;
     a->facts.completion_tokens = -1;
 
-    table = &ngx_http_clawd_tables[format];
-
-    ngx_http_clawd_json_init(&a->js, table->nodes, table->n);
     ngx_http_clawd_event_clear(a);
 }
 
@@ -885,7 +878,8 @@ ngx_http_clawd_event_value(ngx_http_clawd_answer_t *a, u_char *p,
     ngx_http_clawd_json_event_e  ev;
 
     if (!a->begun) {
-        ngx_http_clawd_json_again(&a->js);
+        ngx_http_clawd_json_init(&a->js,
+                                 &ngx_http_clawd_tables[a->format].json);
         a->begun = 1;
     }
 

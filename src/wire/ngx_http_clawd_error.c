@@ -57,6 +57,9 @@ static const ngx_http_clawd_json_node_t  ngx_http_clawd_error_nodes[] = {
     { ngx_string("signin_url"), NGX_HTTP_CLAWD_ERROR_ROOT, 0 }
 };
 
+static ngx_http_clawd_json_table_t  ngx_http_clawd_error_table =
+    ngx_http_clawd_json_table(ngx_http_clawd_error_nodes);
+
 
 #define ngx_http_clawd_error_entry(status, type, code, anthropic, message,    \
     reason)                                                                   \
@@ -606,8 +609,7 @@ ngx_http_clawd_error_scan(ngx_http_clawd_error_shape_t *shape, u_char *body,
 
     ngx_memzero(shape, sizeof(ngx_http_clawd_error_shape_t));
 
-    ngx_http_clawd_json_init(&js, ngx_http_clawd_error_nodes,
-                             NGX_HTTP_CLAWD_ERROR_NODES);
+    ngx_http_clawd_json_init(&js, &ngx_http_clawd_error_table);
 
     p = body;
     last = body + len;

@@ -52,6 +52,7 @@ enum {
 };
 
 
+static void ngx_http_clawd_json_index(ngx_http_clawd_json_table_t *table);
 static ngx_http_clawd_json_event_e ngx_http_clawd_json_step(
     ngx_http_clawd_json_t *js, u_char **pos, u_char *last);
 static u_char *ngx_http_clawd_json_skim(ngx_http_clawd_json_t *js, u_char *p,
@@ -111,11 +112,11 @@ static size_t ngx_http_clawd_json_utf8_len(u_char *p, u_char *last);
 
 #define ngx_http_clawd_json_known(js)                                         \
     ((js)->matched == (js)->depth                                             \
-     && ((js)->parents >> (js)->path[(js)->depth - 1] & 1))
+     && ((js)->table->parents >> (js)->path[(js)->depth - 1] & 1))
 
 #define ngx_http_clawd_json_captured(js)                                      \
     ((js)->current != NGX_HTTP_CLAWD_JSON_NO_NODE                             \
-     && ((js)->nodes[(js)->current].flags & NGX_HTTP_CLAWD_JSON_CAPTURE))
+     && ((js)->table->nodes[(js)->current].flags & NGX_HTTP_CLAWD_JSON_CAPTURE))
 
 
 static ngx_inline ngx_uint_t
@@ -126,47 +127,46 @@ ngx_http_clawd_json_hash(ngx_uint_t parent, u_char *key, size_t len)
 }
 
 
-void
-ngx_http_clawd_json_init(ngx_http_clawd_json_t *js,
-    const ngx_http_clawd_json_node_t *nodes, ngx_uint_t nnodes)
+static void
+ngx_http_clawd_json_index(ngx_http_clawd_json_table_t *table)
 {
     uint64_t                           bit;
     ngx_uint_t                         i, slot;
     const ngx_http_clawd_json_node_t  *node;
 
-    js->nodes = nodes;
-    js->nnodes = nnodes;
-    js->parents = 0;
-    js->controls = 0;
-
     /* 0 ends a list: the root is nobody's child */
 
-    ngx_memzero(js->heads, sizeof(js->heads));
-
-    for (i = 1; i < nnodes; i++) {
-        node = &nodes[i];
+    for (i = 1; i < table->nnodes; i++) {
+        node = &table->nodes[i];
         bit = (uint64_t) 1 << node->parent;
 
-        js->parents |= bit;
+        table->parents |= bit;
 
         if (node->flags & NGX_HTTP_CLAWD_JSON_CONTROL) {
-            js->controls |= bit;
+            table->controls |= bit;
         }
 
         slot = ngx_http_clawd_json_hash(node->parent, node->key.data,
                                         node->key.len);
 
-        js->nexts[i] = js->heads[slot];
-        js->heads[slot] = (u_char) i;
+        table->nexts[i] = table->heads[slot];
+        table->heads[slot] = (u_char) i;
     }
 
-    ngx_http_clawd_json_again(js);
+    table->indexed = 1;
 }
 
 
 void
-ngx_http_clawd_json_again(ngx_http_clawd_json_t *js)
+ngx_http_clawd_json_init(ngx_http_clawd_json_t *js,
+    ngx_http_clawd_json_table_t *table)
 {
+    if (!table->indexed) {
+        ngx_http_clawd_json_index(table);
+    }
+
+    js->table = table;
+
     js->node = 0;
     js->type = NGX_HTTP_CLAWD_JSON_NULL;
     js->error = NGX_HTTP_CLAWD_JSON_OK;
@@ -348,33 +348,20 @@ ngx_http_clawd_json_skim(ngx_http_clawd_json_t *js, u_char *p, u_char *last)
 
         next = p + 1;
 
-        if (*p == ' ' || *p == '\n' || *p == '\t' || *p == '\r') {
+        if (*p <= ' ' && (*p == ' ' || *p == '\n' || *p == '\t'
+                          || *p == '\r'))
+        {
             continue;
         }
 
         switch (state) {
-
-        case ngx_http_clawd_json_value:
-        case ngx_http_clawd_json_first_value:
-
-            next = NULL;
-
-            if (!known
-                || (object && js->current == NGX_HTTP_CLAWD_JSON_NO_NODE))
-            {
-                next = ngx_http_clawd_json_skim_scalar(p, last);
-            }
-
-            state = next ? ngx_http_clawd_json_behind : state;
-            break;
 
         case ngx_http_clawd_json_first_key:
         case ngx_http_clawd_json_next_key:
             q = (*p == '"') ? ngx_http_clawd_json_skip(next, last) : last;
 
             if (q == last || *q != '"') {
-                next = NULL;
-                break;
+                goto done;
             }
 
             if (known) {
@@ -389,28 +376,70 @@ ngx_http_clawd_json_skim(ngx_http_clawd_json_t *js, u_char *p, u_char *last)
 
             state = ngx_http_clawd_json_colon;
             next = q + 1;
-            break;
 
-        case ngx_http_clawd_json_colon:
-            next = (*p == ':') ? next : NULL;
-            state = next ? ngx_http_clawd_json_value : state;
-            break;
+            /* mostly the whole member lies here: take it in one turn */
 
-        default: /* ngx_http_clawd_json_behind */
+            if (next == last || *next != ':') {
+                break;
+            }
+
+            p = next++;
+            state = ngx_http_clawd_json_value;
+
+            if (next == last || *next <= ' ') {
+                break;
+            }
+
+            p = next;
+
+            /* fall through */
+
+        case ngx_http_clawd_json_value:
+        case ngx_http_clawd_json_first_value:
+
+            if (js->current != NGX_HTTP_CLAWD_JSON_NO_NODE
+                || (known && !object))
+            {
+                goto done;
+            }
+
+            next = ngx_http_clawd_json_skim_scalar(p, last);
+
+            if (next == NULL) {
+                goto done;
+            }
+
+            state = ngx_http_clawd_json_behind;
+
+            if (next == last || *next != ',') {
+                break;
+            }
+
+            p = next++;
+
+            /* fall through */
+
+        case ngx_http_clawd_json_behind:
 
             if (*p != ',') {
-                next = NULL;
-                break;
+                goto done;
             }
 
             state = object ? ngx_http_clawd_json_next_key
                            : ngx_http_clawd_json_value;
-        }
-
-        if (next == NULL) {
             break;
+
+        default: /* ngx_http_clawd_json_colon */
+
+            if (*p != ':') {
+                goto done;
+            }
+
+            state = ngx_http_clawd_json_value;
         }
     }
+
+done:
 
     js->state = state;
 
@@ -662,12 +691,12 @@ ngx_http_clawd_json_open(ngx_http_clawd_json_t *js, u_char **pos,
 
     /* what was seen in another object of this node does not count here */
 
-    if (js->controls >> js->current & 1) {
+    if (js->table->controls >> js->current & 1) {
 
         for (seen = js->seen; seen; seen &= seen - 1) {
             i = __builtin_ctzll(seen);
 
-            if (js->nodes[i].parent == js->current) {
+            if (js->table->nodes[i].parent == js->current) {
                 js->seen &= ~((uint64_t) 1 << i);
             }
         }
@@ -974,14 +1003,14 @@ ngx_http_clawd_json_end_key(ngx_http_clawd_json_t *js, u_char *key,
     child = ngx_http_clawd_json_child(js, parent, key, len);
 
     if (child == NGX_HTTP_CLAWD_JSON_NO_NODE) {
-        return (js->controls >> parent & 1)
+        return (js->table->controls >> parent & 1)
                ? ngx_http_clawd_json_folded(js, parent, key, len)
                : NGX_HTTP_CLAWD_JSON_AGAIN;
     }
 
     js->current = child;
 
-    if (js->nodes[child].flags & NGX_HTTP_CLAWD_JSON_CONTROL) {
+    if (js->table->nodes[child].flags & NGX_HTTP_CLAWD_JSON_CONTROL) {
         bit = (uint64_t) 1 << child;
 
         if (js->seen & bit) {
@@ -1004,11 +1033,11 @@ ngx_http_clawd_json_child(ngx_http_clawd_json_t *js, ngx_uint_t parent,
     ngx_uint_t                         i;
     const ngx_http_clawd_json_node_t  *node;
 
-    for (i = js->heads[ngx_http_clawd_json_hash(parent, key, len)];
+    for (i = js->table->heads[ngx_http_clawd_json_hash(parent, key, len)];
          i;
-         i = js->nexts[i])
+         i = js->table->nexts[i])
     {
-        node = &js->nodes[i];
+        node = &js->table->nodes[i];
 
         if (node->parent == parent && node->key.len == len
             && ngx_memcmp(node->key.data, key, len) == 0)
@@ -1076,7 +1105,7 @@ ngx_http_clawd_json_folded(ngx_http_clawd_json_t *js, ngx_uint_t parent,
     child = ngx_http_clawd_json_child(js, parent, fold, dst - fold);
 
     if (child == NGX_HTTP_CLAWD_JSON_NO_NODE
-        || !(js->nodes[child].flags & NGX_HTTP_CLAWD_JSON_CONTROL))
+        || !(js->table->nodes[child].flags & NGX_HTTP_CLAWD_JSON_CONTROL))
     {
         return NGX_HTTP_CLAWD_JSON_AGAIN;
     }
@@ -1352,7 +1381,10 @@ ngx_http_clawd_json_unescape(u_char *dst, u_char *src, u_char *last)
         { ngx_null_string, 0, NGX_HTTP_CLAWD_JSON_CAPTURE }
     };
 
-    ngx_http_clawd_json_init(&js, nodes, 1);
+    static ngx_http_clawd_json_table_t  table =
+                                             ngx_http_clawd_json_table(nodes);
+
+    ngx_http_clawd_json_init(&js, &table);
     js.state = ngx_http_clawd_json_in_string;
 
     while (src < last) {

@@ -81,9 +81,31 @@ typedef struct {
 } ngx_http_clawd_json_node_t;
 
 
+/*
+ * A table with the index by which keys are found, made when it is first used:
+ * static in its room, of one process.
+ */
+
 typedef struct {
     const ngx_http_clawd_json_node_t  *nodes;
     ngx_uint_t                   nnodes;
+
+    /* private */
+
+    ngx_uint_t                   indexed;     /* unsigned  indexed:1; */
+    uint64_t                     parents;     /* nodes that have children */
+    uint64_t                     controls;    /* …and CONTROL ones */
+    u_char                       heads[NGX_HTTP_CLAWD_JSON_NODES];
+    u_char                       nexts[NGX_HTTP_CLAWD_JSON_NODES];
+} ngx_http_clawd_json_table_t;
+
+
+#define ngx_http_clawd_json_table(nodes)                                      \
+    { nodes, sizeof(nodes) / sizeof((nodes)[0]), 0, 0, 0, { 0 }, { 0 } }
+
+
+typedef struct {
+    const ngx_http_clawd_json_table_t  *table;
 
     /* the last event; offsets count from the first byte ever scanned */
 
@@ -116,8 +138,6 @@ typedef struct {
     u_char                       current;     /* node of the value, or NONE */
     u_char                       path[NGX_HTTP_CLAWD_JSON_PATH];
     u_char                       stack[NGX_HTTP_CLAWD_JSON_DEPTH / 8];
-    u_char                       heads[NGX_HTTP_CLAWD_JSON_NODES];
-    u_char                       nexts[NGX_HTTP_CLAWD_JSON_NODES];
     u_char                       key[NGX_HTTP_CLAWD_JSON_KEY];
 
     /* a captured scalar: a string unescaped to UTF-8, or a number's text */
@@ -129,17 +149,11 @@ typedef struct {
 
 
 /*
- * Prepares a scan with the table nodes[0 .. nnodes - 1], which must outlive
- * it.  Cannot fail.  A scanner may be initialised again for the next value.
+ * Prepares a scan with a table, which must outlive it.  Cannot fail.  A scanner
+ * may be initialised again for the next value.
  */
 void ngx_http_clawd_json_init(ngx_http_clawd_json_t *js,
-    const ngx_http_clawd_json_node_t *nodes, ngx_uint_t nnodes);
-
-/*
- * Prepares the scan of a further value with the table of the last init, at
- * less cost.  Offsets start at 0 again.
- */
-void ngx_http_clawd_json_again(ngx_http_clawd_json_t *js);
+    ngx_http_clawd_json_table_t *table);
 
 /*
  * Scans *pos .. last, moves *pos behind what it consumed and returns at the

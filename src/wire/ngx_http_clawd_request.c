@@ -126,6 +126,9 @@ static const ngx_http_clawd_json_node_t  ngx_http_clawd_request_nodes[] = {
     ngx_http_clawd_request_control("best_of", ROOT, 0)
 };
 
+static ngx_http_clawd_json_table_t  ngx_http_clawd_request_table =
+    ngx_http_clawd_json_table(ngx_http_clawd_request_nodes);
+
 
 _Static_assert(sizeof(ngx_http_clawd_request_nodes)
                == NGX_HTTP_CLAWD_RQ_NODES * sizeof(ngx_http_clawd_json_node_t),
@@ -191,8 +194,7 @@ ngx_http_clawd_request_init(ngx_http_clawd_request_t *rq)
     rq->named = 0;
     rq->name_len = 0;
 
-    ngx_http_clawd_json_init(&rq->js, ngx_http_clawd_request_nodes,
-                             NGX_HTTP_CLAWD_RQ_NODES);
+    ngx_http_clawd_json_init(&rq->js, &ngx_http_clawd_request_table);
 }
 
 

@@ -47,6 +47,9 @@ static const ngx_http_clawd_json_node_t  nodes[] = {
     { ngx_string("kind"), ITEM, CAPTURE | CONTROL }
 };
 
+static ngx_http_clawd_json_table_t  table =
+    ngx_http_clawd_json_table(nodes);
+
 #define NNODES  (sizeof(nodes) / sizeof(nodes[0]))
 
 
@@ -122,7 +125,7 @@ scan_pieces(log_t *log, const char *text, size_t len, size_t n, size_t each)
     log->text[0] = '\0';
     log->consumed = 0;
 
-    ngx_http_clawd_json_init(js, nodes, NNODES);
+    ngx_http_clawd_json_init(js, &table);
 
     ev = NGX_HTTP_CLAWD_JSON_AGAIN;
 
@@ -461,7 +464,7 @@ test_offsets(void **state)
     p = (u_char *) text;
     last = p + sizeof(text) - 1;
 
-    ngx_http_clawd_json_init(&js, nodes, NNODES);
+    ngx_http_clawd_json_init(&js, &table);
 
     ev = ngx_http_clawd_json_next(&js, &p, last);
     assert_int_equal(ev, NGX_HTTP_CLAWD_JSON_BEGIN);
@@ -486,7 +489,7 @@ test_offsets(void **state)
 
     /* the same scanner again, from offset 0 */
 
-    ngx_http_clawd_json_again(&js);
+    ngx_http_clawd_json_init(&js, &table);
     p = (u_char *) text;
 
     ev = ngx_http_clawd_json_next(&js, &p, last);
@@ -554,7 +557,7 @@ test_captured_head(void **state)
         text[n + 1] = '"';
         p = (u_char *) text;
 
-        ngx_http_clawd_json_init(&js, nodes, NNODES);
+        ngx_http_clawd_json_init(&js, &table);
         assert_int_equal(ngx_http_clawd_json_next(&js, &p, p + n + 2),
                          NGX_HTTP_CLAWD_JSON_SCALAR);
 
@@ -578,7 +581,7 @@ test_captured_head(void **state)
         text[n] = '"';
         p = (u_char *) text;
 
-        ngx_http_clawd_json_init(&js, nodes, NNODES);
+        ngx_http_clawd_json_init(&js, &table);
         assert_int_equal(ngx_http_clawd_json_next(&js, &p, p + n + 1),
                          NGX_HTTP_CLAWD_JSON_SCALAR);
         assert_int_equal(js.truncated, 1);
@@ -629,7 +632,7 @@ test_numbers(void **state)
     for (i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         p = (u_char *) cases[i].text;
 
-        ngx_http_clawd_json_init(&js, nodes, NNODES);
+        ngx_http_clawd_json_init(&js, &table);
         assert_int_equal(ngx_http_clawd_json_next(&js, &p,
                                                   p + strlen((char *) p)),
                          NGX_HTTP_CLAWD_JSON_SCALAR);
@@ -643,7 +646,7 @@ test_numbers(void **state)
     text[sizeof(text) - 1] = ' ';
     p = (u_char *) text;
 
-    ngx_http_clawd_json_init(&js, nodes, NNODES);
+    ngx_http_clawd_json_init(&js, &table);
     assert_int_equal(ngx_http_clawd_json_next(&js, &p, p + sizeof(text)),
                      NGX_HTTP_CLAWD_JSON_SCALAR);
     assert_int_equal(js.truncated, 1);
@@ -725,6 +728,7 @@ test_deeper_than_paths(void **state)
     ngx_http_clawd_json_event_e  ev;
 
     ngx_http_clawd_json_node_t   chain[14];
+    ngx_http_clawd_json_table_t  deep = ngx_http_clawd_json_table(chain);
 
     for (i = 0; i < 14; i++) {
         chain[i].key.data = (u_char *) "a";
@@ -746,7 +750,7 @@ test_deeper_than_paths(void **state)
     }
 
     p = (u_char *) text;
-    ngx_http_clawd_json_init(&js, chain, 14);
+    ngx_http_clawd_json_init(&js, &deep);
 
     i = 0;
 
@@ -920,7 +924,7 @@ test_escape_and_scan(void **state)
         *end++ = '"';
 
         p = dst;
-        ngx_http_clawd_json_init(&js, nodes, NNODES);
+        ngx_http_clawd_json_init(&js, &table);
 
         assert_int_equal(ngx_http_clawd_json_next(&js, &p, end),
                          NGX_HTTP_CLAWD_JSON_SCALAR);
