@@ -7,6 +7,7 @@ Run it with the Python that tools/model-env.sh prints.  It listens on
 
 import argparse
 import importlib.util
+import os
 import pathlib
 import signal
 
@@ -25,6 +26,8 @@ def main():
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--parallel", type=int, default=2,
                         help="requests served at the same time")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(),
+                        help="fewer are steadier on a busy machine")
     args = parser.parse_args()
 
     params = xllamacpp.CommonParams()
@@ -34,6 +37,8 @@ def main():
     params.port = args.port
     params.n_ctx = 2048 * args.parallel
     params.n_parallel = args.parallel
+    params.cpuparams.n_threads = args.threads
+    params.cpuparams_batch.n_threads = args.threads
 
     stop = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, stop)

@@ -105,11 +105,23 @@ create()
 }
 
 
+# Temperature 0: the same answer each time.  One thread: two that share their
+# processor with anything else wait for each other and take ten times as long.
+modelfile()
+{
+    cat <<MODELFILE
+FROM $("$tools/model-env.sh" --weights)
+PARAMETER num_ctx 2048
+PARAMETER num_thread 1
+PARAMETER temperature 0
+MODELFILE
+}
+
+
 # Two names for one model: tests tell a loaded model from an unloaded one.
 models()
 {
-    weights=$("$tools/model-env.sh" --weights)
-    printf 'FROM %s\nPARAMETER num_ctx 2048\n' "$weights" >"$dir/Modelfile"
+    modelfile >"$dir/Modelfile"
 
     say "creating the models smollm2:135m and smollm2-b:135m"
     addr="127.0.0.1:$(free_port)"
@@ -134,7 +146,7 @@ models()
     kill "$server"
     wait "$server" || true
     trap - EXIT INT TERM
-    touch "$dir/models/.complete"
+    cp "$dir/Modelfile" "$dir/models/.made-from"
 }
 
 
@@ -142,7 +154,7 @@ mkdir -p "$dir"
 exec 9>"$dir/lock"
 flock 9
 [ -x "$dir/bin/ollama" ] || build
-[ -e "$dir/models/.complete" ] || models
+modelfile | cmp -s - "$dir/models/.made-from" || models
 exec 9>&-
 
 case "${1:-}" in

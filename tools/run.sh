@@ -199,14 +199,14 @@ clawd runs on http://127.0.0.1:$port in front of $what on $upstream
 
 token:   $CLAWDBOT_TOKEN
 
-curl:    curl http://127.0.0.1:$port/v1/chat/completions -H "Authorization: Bearer $CLAWDBOT_TOKEN" -d '{"model": "$model", "messages": [{"role": "user", "content": "Say hello."}]}'
+curl:    curl http://127.0.0.1:$port/v1/chat/completions -H "Authorization: Bearer $CLAWDBOT_TOKEN" -d '{"model": "$model", "max_tokens": 100, "messages": [{"role": "user", "content": "Say hello."}]}'
 
 Python, with the package openai:
 
 from openai import OpenAI
 client = OpenAI(base_url="http://127.0.0.1:$port/v1", api_key="$CLAWDBOT_TOKEN")
 question = [{"role": "user", "content": "Say hello."}]
-answer = client.chat.completions.create(model="$model", messages=question)
+answer = client.chat.completions.create(model="$model", messages=question, max_tokens=100)
 print(answer.choices[0].message.content, answer.usage)
 
 metrics: curl http://127.0.0.1:$metrics_port/metrics

@@ -28,7 +28,8 @@ const calls = {
 
     async openaiChat() {
         const reply = await openai().chat.completions.create(
-            { model: job.model, messages: question, max_tokens: job.limit });
+            { model: job.model, messages: question, temperature: 0,
+              max_tokens: job.limit });
 
         return { text: reply.choices[0].message.content,
                  prompt: reply.usage.prompt_tokens,
@@ -38,8 +39,8 @@ const calls = {
 
     async openaiStream() {
         const stream = await openai().chat.completions.create(
-            { model: job.model, messages: question, max_tokens: job.limit,
-              stream: true,
+            { model: job.model, messages: question, temperature: 0,
+              max_tokens: job.limit, stream: true,
               ...(job.usage && { stream_options: { include_usage: true } }) });
         const result = { text: '', usages: 0, empty: 0 };
 
@@ -60,7 +61,7 @@ const calls = {
     async openaiResponses() {
         const stream = await openai().responses.create(
             { model: job.model, input: job.question, stream: true,
-              max_output_tokens: job.limit });
+              max_output_tokens: job.limit, temperature: 0 });
         const result = { text: '' };
 
         for await (const event of stream) {
@@ -78,7 +79,7 @@ const calls = {
     async ollamaChat() {
         const reply = await ollama().chat(
             { model: job.model, messages: question,
-              options: { num_predict: job.limit } });
+              options: { num_predict: job.limit, temperature: 0 } });
 
         return { text: reply.message.content,
                  prompt: reply.prompt_eval_count,
@@ -88,7 +89,7 @@ const calls = {
     async ollamaStream() {
         const stream = await ollama().chat(
             { model: job.model, messages: question, stream: true,
-              options: { num_predict: job.limit } });
+              options: { num_predict: job.limit, temperature: 0 } });
         const result = { text: '' };
 
         for await (const part of stream) {
@@ -104,7 +105,7 @@ const calls = {
     async ollamaGenerate() {
         const reply = await ollama().generate(
             { model: job.model, prompt: job.question,
-              options: { num_predict: job.limit } });
+              options: { num_predict: job.limit, temperature: 0 } });
 
         return { text: reply.response, prompt: reply.prompt_eval_count,
                  completion: reply.eval_count };

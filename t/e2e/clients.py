@@ -8,10 +8,11 @@ from harness import PATIENCE, USER_TOKEN
 
 
 # The small model goes on with these for hundreds of tokens: answers end where
-# they are told to, and long ones can be interrupted.  The second is for text
-# that is completed as it is, without a chat around it.
+# they are told to, and long ones can be interrupted.  TALE is for text that is
+# completed as it is, without a chat around it.
 STORY = "Tell a very long story of a dragon."
 QUESTION = [{"role": "user", "content": STORY}]
+CHAT = {"messages": QUESTION, "temperature": 0}
 TALE = {"prompt": "Once upon a time there was a dragon", "temperature": 0}
 ENDLESS = 1500
 

@@ -56,6 +56,6 @@ def ollama_gateway(start_gateway, ollama):
 def pytest_unconfigure(config):
     """The last line, for those who only count."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
-    stats = {name: len(reporter.stats.get(name, ()))
-             for name in ("passed", "failed", "error")}
-    print(f"{stats['passed']} passed, {stats['failed'] + stats['error']} failed")
+    passed, failed, errors = (len(reporter.stats.get(name, ()))
+                              for name in ("passed", "failed", "error"))
+    print(f"{passed} passed, {failed + errors} failed")

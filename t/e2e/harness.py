@@ -108,7 +108,7 @@ class Llama(Server):
         self.address = f"127.0.0.1:{self.port}"
         super().__init__(folder, [os.environ["CLAWD_MODEL_PYTHON"],
                                   ROOT / "tools/model-server.py",
-                                  "--port", self.port])
+                                  "--port", self.port, "--threads", "1"])
         self.wait_for(f"http://{self.address}/health")
 
 

@@ -9,14 +9,14 @@ import ollama as ollama_package
 import openai
 import pytest
 
-from clients import (ENDLESS, QUESTION, STORY, TALE, anthropic_client,
+from clients import (CHAT, ENDLESS, QUESTION, STORY, TALE, anthropic_client,
                      bearer, ollama_client, openai_client)
 from harness import PATIENCE, Llama, Ollama, established, wait_until
 
 
 def openai_chat(gateway, model):
     with openai_client(gateway).chat.completions.create(
-            model=model, messages=QUESTION, max_tokens=ENDLESS,
+            model=model, **CHAT, max_tokens=ENDLESS,
             stream=True) as stream:
         for chunk in stream:
             yield chunk.choices[0].delta.content
@@ -126,9 +126,9 @@ def test_killed_runner_wire(ollama_gateway, ollama):
 
 def test_killed_runner_native_wire(ollama_gateway, ollama):
     """Ollama says it itself here: no second error line."""
-    with httpx.stream("POST", f"{ollama_gateway.url}/api/chat",
-                      headers=bearer(), timeout=PATIENCE,
-                      json={"model": ollama.model, "messages": QUESTION}) as reply:
+    body = {"model": ollama.model, "messages": QUESTION}
+    with httpx.stream("POST", f"{ollama_gateway.url}/api/chat", json=body,
+                      headers=bearer(), timeout=PATIENCE) as reply:
         lines = reply.iter_lines()
         next(lines)
         ollama.kill_runner()
@@ -143,7 +143,7 @@ def test_killed_runner_without_stream(ollama_gateway, ollama):
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         reply = pool.submit(
             openai_client(ollama_gateway).chat.completions.create,
-            model=ollama.model, messages=QUESTION, max_tokens=ENDLESS)
+            model=ollama.model, **CHAT, max_tokens=ENDLESS)
         before = ollama.runner_ticks()
         wait_until("the runner to be at work",
                    lambda: ollama.runner_ticks() > before + 50)
@@ -229,7 +229,7 @@ def test_busy_storm_clients(start_gateway, small_ollama):
     def ask(_):
         client = openai_client(gateway).with_options(max_retries=8)
         return client.chat.completions.create(
-            model=small_ollama.model, messages=QUESTION, max_tokens=3)
+            model=small_ollama.model, **CHAT, max_tokens=3)
 
     with concurrent.futures.ThreadPoolExecutor(6) as pool:
         replies = list(pool.map(ask, range(6)))
@@ -245,7 +245,7 @@ def test_unloaded_model(ollama_gateway, ollama):
     """A model that must load first answers as any other."""
     ollama.unload()
     chunks = list(openai_client(ollama_gateway).chat.completions.create(
-        model=ollama.model, messages=QUESTION, max_tokens=8, stream=True,
+        model=ollama.model, **CHAT, max_tokens=8, stream=True,
         stream_options={"include_usage": True}))
 
     usage = chunks[-1].usage

@@ -9,7 +9,7 @@ from clients import QUESTION, STORY, ollama_client
 from harness import ADMIN_TOKEN
 
 
-OPTIONS = {"num_predict": 12}
+OPTIONS = {"num_predict": 12, "temperature": 0}
 
 
 def test_chat(ollama_gateway, ollama):

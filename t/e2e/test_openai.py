@@ -5,7 +5,7 @@ import asyncio
 import openai
 import pytest
 
-from clients import QUESTION, TALE, openai_client
+from clients import CHAT, TALE, openai_client
 
 
 LIMIT = 12
@@ -13,7 +13,7 @@ LIMIT = 12
 
 def test_chat(gateway, upstream):
     reply = openai_client(gateway).chat.completions.create(
-        model=upstream.model, messages=QUESTION, max_tokens=LIMIT)
+        model=upstream.model, **CHAT, max_tokens=LIMIT)
 
     assert reply.choices[0].message.content
     line = gateway.assert_counted(upstream.model, reply.usage.prompt_tokens,
@@ -29,7 +29,7 @@ def test_chat_async(gateway, upstream):
     async def ask_twice():
         async with openai_client(gateway, kind=openai.AsyncOpenAI) as client:
             return await asyncio.gather(*(client.chat.completions.create(
-                model=upstream.model, messages=QUESTION, max_tokens=LIMIT)
+                model=upstream.model, **CHAT, max_tokens=LIMIT)
                 for _ in range(2)))
 
     replies = asyncio.run(ask_twice())
@@ -40,7 +40,7 @@ def test_chat_async(gateway, upstream):
 
 def test_stream_with_usage(gateway, upstream):
     chunks = list(openai_client(gateway).chat.completions.create(
-        model=upstream.model, messages=QUESTION, max_tokens=LIMIT,
+        model=upstream.model, **CHAT, max_tokens=LIMIT,
         stream=True, stream_options={"include_usage": True}))
 
     reported = [chunk.usage for chunk in chunks if chunk.usage]
@@ -56,10 +56,10 @@ def test_stream_without_usage(gateway, upstream):
     """The event that the gateway asked for does not reach the client."""
     client = openai_client(gateway)
     prompt = client.chat.completions.create(
-        model=upstream.model, messages=QUESTION,
+        model=upstream.model, **CHAT,
         max_tokens=LIMIT).usage.prompt_tokens
     chunks = list(client.chat.completions.create(
-        model=upstream.model, messages=QUESTION, max_tokens=LIMIT,
+        model=upstream.model, **CHAT, max_tokens=LIMIT,
         stream=True))
 
     assert all(chunk.usage is None and chunk.choices for chunk in chunks)
@@ -72,7 +72,7 @@ def test_stream_async(gateway, upstream):
     async def ask():
         async with openai_client(gateway, kind=openai.AsyncOpenAI) as client:
             stream = await client.chat.completions.create(
-                model=upstream.model, messages=QUESTION, max_tokens=LIMIT,
+                model=upstream.model, **CHAT, max_tokens=LIMIT,
                 stream=True, stream_options={"include_usage": True})
             return [chunk async for chunk in stream]
 
@@ -84,7 +84,7 @@ def test_stream_async(gateway, upstream):
 def test_stream_times(gateway, upstream):
     """The first token is seen when it comes, not when the stream ends."""
     list(openai_client(gateway).chat.completions.create(
-        model=upstream.model, messages=QUESTION, max_tokens=60, stream=True))
+        model=upstream.model, **CHAT, max_tokens=60, stream=True))
 
     line, = gateway.wait_log()
     assert 0 < float(line["ttft"]) < line["request_time"]
@@ -131,7 +131,7 @@ def test_many_at_once(gateway, upstream):
         async with openai_client(gateway, kind=openai.AsyncOpenAI) as client:
             async def one(limit):
                 stream = await client.chat.completions.create(
-                    model=upstream.model, messages=QUESTION, max_tokens=limit,
+                    model=upstream.model, **CHAT, max_tokens=limit,
                     stream=True, stream_options={"include_usage": True})
                 return [chunk async for chunk in stream][-1].usage
             return await asyncio.gather(*(one(n) for n in range(3, 13)))
@@ -185,7 +185,7 @@ def test_models(gateway, upstream):
 def test_tools_and_json(gateway, upstream):
     """A request with nested schemas passes unchanged and is counted."""
     reply = openai_client(gateway).chat.completions.create(
-        model=upstream.model, messages=QUESTION, max_tokens=40, seed=1,
+        model=upstream.model, **CHAT, max_tokens=40, seed=1,
         response_format={"type": "json_schema", "json_schema": {
             "name": "count", "schema": {
                 "type": "object", "required": ["model"],

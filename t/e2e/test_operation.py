@@ -7,13 +7,13 @@ import pytest
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as parse_openmetrics)
 
-from clients import QUESTION, openai_client
+from clients import CHAT, openai_client
 from harness import Server, free_port, wait_until
 
 
 def ask(gateway, model, **more):
     return openai_client(gateway).chat.completions.create(
-        model=model, messages=QUESTION, max_tokens=6, **more)
+        model=model, **CHAT, max_tokens=6, **more)
 
 
 def counters(metrics):
@@ -27,7 +27,7 @@ def test_reload_during_stream(gateway, upstream):
     before = counters(gateway.metrics())
 
     stream = openai_client(gateway).chat.completions.create(
-        model=upstream.model, messages=QUESTION, max_tokens=200, stream=True,
+        model=upstream.model, **CHAT, max_tokens=200, stream=True,
         stream_options={"include_usage": True})
     for _ in range(3):
         next(stream)

@@ -6,14 +6,14 @@ import ollama as ollama_package
 import openai
 import pytest
 
-from clients import (QUESTION, TALE, anthropic_client, bearer, ollama_client,
-                     openai_client)
+from clients import (CHAT, QUESTION, TALE, anthropic_client, bearer,
+                     ollama_client, openai_client)
 from harness import ADMIN_TOKEN, free_port
 
 
 def ask_openai(gateway, model, token, **more):
     openai_client(gateway, token).chat.completions.create(
-        model=model, messages=QUESTION, **more)
+        model=model, **CHAT, **more)
 
 
 def ask_anthropic(gateway, model, token, **more):
@@ -157,7 +157,7 @@ def test_wrong_method(ollama_gateway):
 def test_max_tokens_openai(start_gateway, ollama, fields, tokens, stream):
     gateway = start_gateway(ollama, "clawd_max_tokens 5;")
     reply = openai_client(gateway).chat.completions.create(
-        model=ollama.model, messages=QUESTION, stream=stream, **fields,
+        model=ollama.model, **CHAT, stream=stream, **fields,
         **({"stream_options": {"include_usage": True}} if stream else {}))
     usage = list(reply)[-1].usage if stream else reply.usage
 
@@ -200,5 +200,5 @@ def test_max_tokens_llama(start_gateway, llama, asked, tokens):
 
     for field in ("max_tokens", "max_completion_tokens"):
         assert client.chat.completions.create(
-            model=llama.model, messages=QUESTION,
+            model=llama.model, **CHAT,
             **{field: asked}).usage.completion_tokens == tokens
