@@ -55,6 +55,8 @@ enum {
 static void ngx_http_clawd_json_index(ngx_http_clawd_json_table_t *table);
 static ngx_http_clawd_json_event_e ngx_http_clawd_json_step(
     ngx_http_clawd_json_t *js, u_char **pos, u_char *last);
+static u_char *ngx_http_clawd_json_below(ngx_http_clawd_json_t *js, u_char *p,
+    u_char *last);
 static u_char *ngx_http_clawd_json_skim(ngx_http_clawd_json_t *js, u_char *p,
     u_char *last);
 static u_char *ngx_http_clawd_json_skim_scalar(u_char *p, u_char *last);
@@ -107,6 +109,13 @@ static size_t ngx_http_clawd_json_utf8_len(u_char *p, u_char *last);
 #define ngx_http_clawd_json_in_object(js)                                     \
     ((js)->depth                                                              \
      && ((js)->stack[((js)->depth - 1) / 8] & (1 << (((js)->depth - 1) % 8))))
+
+/* whether no token is half read */
+
+#define ngx_http_clawd_json_between(js)                                       \
+    ((js)->state < ngx_http_clawd_json_in_key                                 \
+     || (js)->state == ngx_http_clawd_json_colon                              \
+     || (js)->state == ngx_http_clawd_json_behind)
 
 /* whether a member or element of what is open can have a node */
 
@@ -217,8 +226,11 @@ ngx_http_clawd_json_next(ngx_http_clawd_json_t *js, u_char **pos,
 
     while (p < last && ev == NGX_HTTP_CLAWD_JSON_AGAIN) {
 
-        if (js->depth) {
-            p = ngx_http_clawd_json_skim(js, p, last);
+        if (js->depth && ngx_http_clawd_json_between(js)) {
+
+            p = ngx_http_clawd_json_known(js)
+                ? ngx_http_clawd_json_skim(js, p, last)
+                : ngx_http_clawd_json_below(js, p, last);
 
             if (js->state == ngx_http_clawd_json_failed) {
                 ev = NGX_HTTP_CLAWD_JSON_ERROR;
@@ -319,30 +331,163 @@ ngx_http_clawd_json_step(ngx_http_clawd_json_t *js, u_char **pos,
 
 /*
  * Most of a body is below paths that nobody asked for: this passes over what
- * is plain there, as whole tokens, and leaves everything else to step().
+ * is plain there, as whole tokens, until it is back where keys count, and
+ * leaves everything odd to step().
+ */
+
+static u_char *
+ngx_http_clawd_json_below(ngx_http_clawd_json_t *js, u_char *p, u_char *last)
+{
+    u_char      state, bit, *next;
+    ngx_uint_t  depth, object;
+
+    state = js->state;
+    depth = js->depth;
+    object = ngx_http_clawd_json_in_object(js) != 0;
+
+    js->current = NGX_HTTP_CLAWD_JSON_NO_NODE;
+
+    for ( /* void */ ; p < last; p = next) {
+
+        next = p + 1;
+
+        switch (*p) {
+
+        case ' ':
+        case '\t':
+        case '\n':
+        case '\r':
+            continue;
+
+        case '"':
+
+            if (state <= ngx_http_clawd_json_first_value) {
+                next = ngx_http_clawd_json_pass(next, last);
+                state = ngx_http_clawd_json_behind;
+
+            } else if (state <= ngx_http_clawd_json_next_key) {
+                next = ngx_http_clawd_json_skip(next, last);
+                state = ngx_http_clawd_json_colon;
+
+            } else {
+                goto done;
+            }
+
+            if (next == last || *next != '"') {
+
+                /* from the quote on, which is neither an end nor the first */
+
+                state = (state == ngx_http_clawd_json_colon)
+                        ? ngx_http_clawd_json_next_key
+                        : ngx_http_clawd_json_value;
+                goto done;
+            }
+
+            next++;
+            continue;
+
+        case ':':
+
+            if (state != ngx_http_clawd_json_colon) {
+                goto done;
+            }
+
+            state = ngx_http_clawd_json_value;
+            continue;
+
+        case ',':
+
+            if (state != ngx_http_clawd_json_behind) {
+                goto done;
+            }
+
+            state = object ? ngx_http_clawd_json_next_key
+                           : ngx_http_clawd_json_value;
+            continue;
+
+        case '{':
+        case '[':
+
+            if (state > ngx_http_clawd_json_first_value
+                || depth == NGX_HTTP_CLAWD_JSON_DEPTH)
+            {
+                goto done;
+            }
+
+            object = (*p == '{');
+            bit = 1 << (depth % 8);
+
+            js->stack[depth / 8] = object ? js->stack[depth / 8] | bit
+                                          : js->stack[depth / 8] & ~bit;
+            depth++;
+
+            state = object ? ngx_http_clawd_json_first_key
+                           : ngx_http_clawd_json_first_value;
+            continue;
+
+        case '}':
+        case ']':
+
+            if (depth == js->matched
+                || object != (*p == '}')
+                || (state != ngx_http_clawd_json_behind
+                    && state != (object ? ngx_http_clawd_json_first_key
+                                        : ngx_http_clawd_json_first_value)))
+            {
+                goto done;
+            }
+
+            depth--;
+            object = (js->stack[(depth - 1) / 8] >> ((depth - 1) % 8)) & 1;
+            state = ngx_http_clawd_json_behind;
+
+            if (depth == js->matched
+                && (js->table->parents >> js->path[depth - 1] & 1))
+            {
+                p = next;
+                goto done;
+            }
+
+            continue;
+
+        default:
+
+            if (state > ngx_http_clawd_json_first_value) {
+                goto done;
+            }
+
+            next = ngx_http_clawd_json_skim_scalar(p, last);
+
+            if (next == NULL) {
+                goto done;
+            }
+
+            state = ngx_http_clawd_json_behind;
+        }
+    }
+
+done:
+
+    js->state = state;
+    js->depth = (uint16_t) depth;
+
+    return p;
+}
+
+
+/*
+ * The same where keys count: members of no node are passed over, and what a
+ * node wants is left to step().
  */
 
 static u_char *
 ngx_http_clawd_json_skim(ngx_http_clawd_json_t *js, u_char *p, u_char *last)
 {
     u_char      state, *q, *next;
-    ngx_uint_t  known, object;
+    ngx_uint_t  object;
 
     state = js->state;
-
-    if (state >= ngx_http_clawd_json_in_key
-        && state != ngx_http_clawd_json_colon
-        && state != ngx_http_clawd_json_behind)
-    {
-        return p;
-    }
-
-    known = ngx_http_clawd_json_known(js);
     object = ngx_http_clawd_json_in_object(js);
-
-    if (!known) {
-        js->current = NGX_HTTP_CLAWD_JSON_NO_NODE;
-    }
 
     for ( /* void */ ; p < last; p = next) {
 
@@ -364,14 +509,12 @@ ngx_http_clawd_json_skim(ngx_http_clawd_json_t *js, u_char *p, u_char *last)
                 goto done;
             }
 
-            if (known) {
-                js->key_start = ngx_http_clawd_json_at(js, p);
+            js->key_start = ngx_http_clawd_json_at(js, p);
 
-                if (ngx_http_clawd_json_end_key(js, next, q - next)
-                    != NGX_HTTP_CLAWD_JSON_AGAIN)
-                {
-                    return q;
-                }
+            if (ngx_http_clawd_json_end_key(js, next, q - next)
+                != NGX_HTTP_CLAWD_JSON_AGAIN)
+            {
+                return q;
             }
 
             state = ngx_http_clawd_json_colon;
@@ -397,9 +540,7 @@ ngx_http_clawd_json_skim(ngx_http_clawd_json_t *js, u_char *p, u_char *last)
         case ngx_http_clawd_json_value:
         case ngx_http_clawd_json_first_value:
 
-            if (js->current != NGX_HTTP_CLAWD_JSON_NO_NODE
-                || (known && !object))
-            {
+            if (js->current != NGX_HTTP_CLAWD_JSON_NO_NODE || !object) {
                 goto done;
             }
 
