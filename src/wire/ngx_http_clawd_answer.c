@@ -69,37 +69,38 @@ typedef struct {
 
 
 #define C  NGX_HTTP_CLAWD_JSON_CAPTURE
+#define S  NGX_HTTP_CLAWD_JSON_STEP
 
 #define ngx_http_clawd_table(name)                                            \
     { ngx_http_clawd_json_table(name##_nodes), name##_is }
 
 
 static const ngx_http_clawd_json_node_t  ngx_http_clawd_chat_nodes[] = {
-    /*  0 */ { ngx_null_string, 0, 0 },
+    /*  0 */ { ngx_null_string, 0, S },
     /*  1 */ { ngx_string("model"), 0, C },
     /*  2 */ { ngx_string("choices"), 0, 0 },
     /*  3 */ { ngx_string("*"), 2, 0 },
     /*  4 */ { ngx_string("finish_reason"), 3, C },
     /*  5 */ { ngx_string("text"), 3, 0 },
-    /*  6 */ { ngx_string("delta"), 3, 0 },
+    /*  6 */ { ngx_string("delta"), 3, S },
     /*  7 */ { ngx_string("content"), 6, 0 },
     /*  8 */ { ngx_string("reasoning"), 6, 0 },
     /*  9 */ { ngx_string("reasoning_content"), 6, 0 },
     /* 10 */ { ngx_string("refusal"), 6, 0 },
-    /* 11 */ { ngx_string("tool_calls"), 6, 0 },
+    /* 11 */ { ngx_string("tool_calls"), 6, S },
     /* 12 */ { ngx_string("*"), 11, 0 },
-    /* 13 */ { ngx_string("function"), 12, 0 },
+    /* 13 */ { ngx_string("function"), 12, S },
     /* 14 */ { ngx_string("arguments"), 13, 0 },
     /* 15 */ { ngx_string("function_call"), 6, 0 },
     /* 16 */ { ngx_string("arguments"), 15, 0 },
-    /* 17 */ { ngx_string("message"), 3, 0 },
+    /* 17 */ { ngx_string("message"), 3, S },
     /* 18 */ { ngx_string("content"), 17, 0 },
     /* 19 */ { ngx_string("reasoning"), 17, 0 },
     /* 20 */ { ngx_string("reasoning_content"), 17, 0 },
     /* 21 */ { ngx_string("refusal"), 17, 0 },
-    /* 22 */ { ngx_string("tool_calls"), 17, 0 },
+    /* 22 */ { ngx_string("tool_calls"), 17, S },
     /* 23 */ { ngx_string("*"), 22, 0 },
-    /* 24 */ { ngx_string("function"), 23, 0 },
+    /* 24 */ { ngx_string("function"), 23, S },
     /* 25 */ { ngx_string("arguments"), 24, 0 },
     /* 26 */ { ngx_string("function_call"), 17, 0 },
     /* 27 */ { ngx_string("arguments"), 26, 0 },
@@ -127,7 +128,7 @@ static const u_char  ngx_http_clawd_chat_is[] = {
 
 
 static const ngx_http_clawd_json_node_t  ngx_http_clawd_responses_nodes[] = {
-    /*  0 */ { ngx_null_string, 0, 0 },
+    /*  0 */ { ngx_null_string, 0, S },
     /*  1 */ { ngx_string("type"), 0, C },
     /*  2 */ { ngx_string("model"), 0, C },
     /*  3 */ { ngx_string("status"), 0, C },
@@ -136,20 +137,20 @@ static const ngx_http_clawd_json_node_t  ngx_http_clawd_responses_nodes[] = {
     /*  6 */ { ngx_string("input_tokens"), 5, C },
     /*  7 */ { ngx_string("output_tokens"), 5, C },
     /*  8 */ { ngx_string("error"), 0, 0 },
-    /*  9 */ { ngx_string("response"), 0, 0 },
+    /*  9 */ { ngx_string("response"), 0, S },
     /* 10 */ { ngx_string("model"), 9, C },
     /* 11 */ { ngx_string("status"), 9, C },
     /* 12 */ { ngx_string("usage"), 9, 0 },
     /* 13 */ { ngx_string("input_tokens"), 12, C },
     /* 14 */ { ngx_string("output_tokens"), 12, C },
-    /* 15 */ { ngx_string("output"), 0, 0 },
-    /* 16 */ { ngx_string("*"), 15, 0 },
-    /* 17 */ { ngx_string("content"), 16, 0 },
-    /* 18 */ { ngx_string("*"), 17, 0 },
+    /* 15 */ { ngx_string("output"), 0, S },
+    /* 16 */ { ngx_string("*"), 15, S },
+    /* 17 */ { ngx_string("content"), 16, S },
+    /* 18 */ { ngx_string("*"), 17, S },
     /* 19 */ { ngx_string("text"), 18, 0 },
     /* 20 */ { ngx_string("arguments"), 16, 0 },
-    /* 21 */ { ngx_string("summary"), 16, 0 },
-    /* 22 */ { ngx_string("*"), 21, 0 },
+    /* 21 */ { ngx_string("summary"), 16, S },
+    /* 22 */ { ngx_string("*"), 21, S },
     /* 23 */ { ngx_string("text"), 22, 0 }
 };
 
@@ -167,7 +168,7 @@ static const u_char  ngx_http_clawd_responses_is[] = {
 
 
 static const ngx_http_clawd_json_node_t  ngx_http_clawd_messages_nodes[] = {
-    /*  0 */ { ngx_null_string, 0, 0 },
+    /*  0 */ { ngx_null_string, 0, S },
     /*  1 */ { ngx_string("type"), 0, C },
     /*  2 */ { ngx_string("model"), 0, C },
     /*  3 */ { ngx_string("stop_reason"), 0, C },
@@ -176,19 +177,19 @@ static const ngx_http_clawd_json_node_t  ngx_http_clawd_messages_nodes[] = {
     /*  6 */ { ngx_string("output_tokens"), 4, C },
     /*  7 */ { ngx_string("cache_creation_input_tokens"), 4, C },
     /*  8 */ { ngx_string("cache_read_input_tokens"), 4, C },
-    /*  9 */ { ngx_string("message"), 0, 0 },
+    /*  9 */ { ngx_string("message"), 0, S },
     /* 10 */ { ngx_string("model"), 9, C },
-    /* 11 */ { ngx_string("usage"), 9, 0 },
+    /* 11 */ { ngx_string("usage"), 9, S },
     /* 12 */ { ngx_string("input_tokens"), 11, C },
     /* 13 */ { ngx_string("cache_creation_input_tokens"), 11, C },
     /* 14 */ { ngx_string("cache_read_input_tokens"), 11, C },
-    /* 15 */ { ngx_string("delta"), 0, 0 },
+    /* 15 */ { ngx_string("delta"), 0, S },
     /* 16 */ { ngx_string("stop_reason"), 15, C },
     /* 17 */ { ngx_string("text"), 15, 0 },
     /* 18 */ { ngx_string("thinking"), 15, 0 },
     /* 19 */ { ngx_string("partial_json"), 15, 0 },
-    /* 20 */ { ngx_string("content"), 0, 0 },
-    /* 21 */ { ngx_string("*"), 20, 0 },
+    /* 20 */ { ngx_string("content"), 0, S },
+    /* 21 */ { ngx_string("*"), 20, S },
     /* 22 */ { ngx_string("text"), 21, 0 },
     /* 23 */ { ngx_string("thinking"), 21, 0 },
     /* 24 */ { ngx_string("input"), 21, 0 },
@@ -210,14 +211,14 @@ static const u_char  ngx_http_clawd_messages_is[] = {
 
 
 static const ngx_http_clawd_json_node_t  ngx_http_clawd_native_nodes[] = {
-    /*  0 */ { ngx_null_string, 0, 0 },
+    /*  0 */ { ngx_null_string, 0, S },
     /*  1 */ { ngx_string("model"), 0, C },
-    /*  2 */ { ngx_string("message"), 0, 0 },
+    /*  2 */ { ngx_string("message"), 0, S },
     /*  3 */ { ngx_string("content"), 2, 0 },
     /*  4 */ { ngx_string("thinking"), 2, 0 },
-    /*  5 */ { ngx_string("tool_calls"), 2, 0 },
+    /*  5 */ { ngx_string("tool_calls"), 2, S },
     /*  6 */ { ngx_string("*"), 5, 0 },
-    /*  7 */ { ngx_string("function"), 6, 0 },
+    /*  7 */ { ngx_string("function"), 6, S },
     /*  8 */ { ngx_string("arguments"), 7, 0 },
     /*  9 */ { ngx_string("response"), 0, 0 },
     /* 10 */ { ngx_string("thinking"), 0, 0 },
@@ -241,7 +242,7 @@ static const u_char  ngx_http_clawd_native_is[] = {
 
 
 static const ngx_http_clawd_json_node_t  ngx_http_clawd_embeddings_nodes[] = {
-    /*  0 */ { ngx_null_string, 0, 0 },
+    /*  0 */ { ngx_null_string, 0, S },
     /*  1 */ { ngx_string("model"), 0, C },
     /*  2 */ { ngx_string("usage"), 0, 0 },
     /*  3 */ { ngx_string("prompt_tokens"), 2, C },
@@ -256,6 +257,7 @@ static const u_char  ngx_http_clawd_embeddings_is[] = {
 };
 
 #undef C
+#undef S
 
 
 /* in the order of ngx_http_clawd_format_e */

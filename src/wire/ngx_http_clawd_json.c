@@ -845,7 +845,8 @@ ngx_http_clawd_json_open(ngx_http_clawd_json_t *js, u_char **pos,
 
     js->node = js->current;
 
-    return NGX_HTTP_CLAWD_JSON_BEGIN;
+    return (js->table->nodes[js->node].flags & NGX_HTTP_CLAWD_JSON_STEP)
+           ? NGX_HTTP_CLAWD_JSON_AGAIN : NGX_HTTP_CLAWD_JSON_BEGIN;
 }
 
 
@@ -873,7 +874,8 @@ ngx_http_clawd_json_close(ngx_http_clawd_json_t *js, u_char **pos)
     js->type = (js->stack[level / 8] & (1 << (level % 8)))
                ? NGX_HTTP_CLAWD_JSON_OBJECT : NGX_HTTP_CLAWD_JSON_ARRAY;
 
-    return NGX_HTTP_CLAWD_JSON_END;
+    return (js->table->nodes[js->node].flags & NGX_HTTP_CLAWD_JSON_STEP)
+           ? NGX_HTTP_CLAWD_JSON_AGAIN : NGX_HTTP_CLAWD_JSON_END;
 }
 
 

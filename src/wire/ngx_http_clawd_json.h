@@ -34,6 +34,8 @@
 
 #define NGX_HTTP_CLAWD_JSON_CAPTURE    0x01   /* keep the scalar's text */
 #define NGX_HTTP_CLAWD_JSON_CONTROL    0x02   /* once, and in this case only */
+#define NGX_HTTP_CLAWD_JSON_STEP       0x04   /* leads on to others: neither
+                                                 BEGIN nor END are told */
 
 
 typedef enum {
