@@ -167,7 +167,7 @@ sub log_of {
                           . '/logs/clawd.log' or return 0;
         @lines = grep { /\n\z/ && /"request_id":"\Q$id\E"/ } <$in>;
         return @lines > ($n // 0);
-    });
+    }, 3);
 
     my $line = $lines[$n // 0] // return {};
     return eval { JSON::PP->new->latin1->decode($line) } // { bad => $line };
@@ -448,10 +448,10 @@ sub exchange {
 
     my $client = client();
     my $id = "x-$$-" . ++$requests;
+    my %header = (Authorization => 'Bearer sk-alice', 'X-Request-Id' => $id,
+                  Connection => 'close', @headers);
 
-    $client->request($method, $uri, $body,
-                     Authorization => 'Bearer sk-alice',
-                     'X-Request-Id' => $id, Connection => 'close', @headers);
+    $client->request($method, $uri, $body, %header);
 
     my $answer = parse($client->read_all // $client->{buffer});
     $answer->{id} = $id;
