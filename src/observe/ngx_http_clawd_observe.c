@@ -46,11 +46,15 @@ ngx_http_clawd_header_filter(ngx_http_request_t *r)
         return ngx_http_clawd_next_header_filter(r);
     }
 
-    /* a status of the upstream's, or one that NGINX made in its place */
+    /*
+     * A status of the upstream's, or one that NGINX made in its place: then
+     * the upstream is finalized, and a status that it sent was not relayed.
+     */
 
     passed = (ctx->state == NGX_HTTP_CLAWD_STATE_PASSED);
 
     upstream = passed && r->upstream
+               && (r->upstream->cleanup || r->err_status == 0)
                && (r->upstream->headers_in.status_n
                    || r->headers_out.status == 0);
 
