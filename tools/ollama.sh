@@ -43,7 +43,7 @@ find_go()
 # libraries that Ollama keeps there come from Debian and PyPI.
 headers()
 {
-    need_debs gcc g++ libc6-dev nlohmann-json3-dev libstb-dev
+    need_debs ca-certificates gcc g++ libc6-dev nlohmann-json3-dev libstb-dev
 
     inc="$dir/build/include"
     mkdir -p "$inc/miniaudio"

@@ -225,7 +225,7 @@ check_port CLAWDBOT_METRICS_PORT "$metrics_port"
 need_debs nginx curl make python3
 
 say "building the module"
-make --no-print-directory -C "$root" build >&2 \
+make --no-print-directory -C "$root" build >/dev/null \
     || die "the module could not be built, the reason is above"
 
 mkdir -p "$run"
