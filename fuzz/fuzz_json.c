@@ -33,7 +33,10 @@ static const ngx_http_clawd_json_node_t  nodes[] = {
     { ngx_string("b"), 4, CAPTURE | CONTROL },
     { ngx_string("*"), 5, CAPTURE },
     { ngx_string("*"), 0, 0 },
-    { ngx_string("a"), 8, CAPTURE }
+    { ngx_string("a"), 8, CAPTURE },
+    { ngx_string("c"), 0, NGX_HTTP_CLAWD_JSON_STEP },
+    { ngx_string("*"), 10, NGX_HTTP_CLAWD_JSON_STEP },
+    { ngx_string("a"), 11, CAPTURE }
 };
 
 static ngx_http_clawd_json_table_t  table =

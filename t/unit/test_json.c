@@ -22,13 +22,14 @@
 
 #define CAPTURE  NGX_HTTP_CLAWD_JSON_CAPTURE
 #define CONTROL  NGX_HTTP_CLAWD_JSON_CONTROL
+#define STEP     NGX_HTTP_CLAWD_JSON_STEP
 
 #define LOG_MAX  16384
 
 
 enum {
     ROOT = 0, MODEL, STREAM, OPTIONS, NUM, CHOICES, CHOICE, TEXT, DEEP, DEEPER,
-    LIST, ITEM, KIND
+    LIST, ITEM, KIND, STEPS, EACH, LEAF
 };
 
 static const ngx_http_clawd_json_node_t  nodes[] = {
@@ -44,7 +45,10 @@ static const ngx_http_clawd_json_node_t  nodes[] = {
     { ngx_string("deeper"), DEEP, CAPTURE },
     { ngx_string("list"), ROOT, 0 },
     { ngx_string("*"), LIST, CAPTURE },
-    { ngx_string("kind"), ITEM, CAPTURE | CONTROL }
+    { ngx_string("kind"), ITEM, CAPTURE | CONTROL },
+    { ngx_string("steps"), ROOT, STEP },
+    { ngx_string("*"), STEPS, STEP },
+    { ngx_string("leaf"), EACH, CAPTURE }
 };
 
 static ngx_http_clawd_json_table_t  table =
@@ -449,6 +453,21 @@ test_paths(void **state)
                "1 node 9 type 3 [29,35) '-2.5e3'\n"
                "3 node 8 type 6 [8,36)\n"
                "3 node 0 type 6 [0,37)\n");
+}
+
+
+/* steps are silent as containers; what lies below them and scalars are not */
+
+static void
+test_steps(void **state)
+{
+    assert_log("{\"steps\":[{\"leaf\":\"a\"},[],1,{\"leaf\":[\"x\"]}]}",
+               "2 node 0 type 6 [0,0)\n"
+               "1 node 15 type 4 [18,21) size 1 'a'\n"
+               "1 node 14 type 3 [26,27)\n"
+               "2 node 15 type 5 [36,0)\n"
+               "3 node 15 type 5 [36,41)\n"
+               "3 node 0 type 6 [0,44)\n");
 }
 
 
@@ -942,6 +961,7 @@ main(void)
         cmocka_unit_test(test_grammar_against_another_library),
         cmocka_unit_test(test_depth),
         cmocka_unit_test(test_paths),
+        cmocka_unit_test(test_steps),
         cmocka_unit_test(test_offsets),
         cmocka_unit_test(test_captured_strings),
         cmocka_unit_test(test_captured_head),
