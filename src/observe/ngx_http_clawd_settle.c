@@ -82,6 +82,14 @@ ngx_http_clawd_settle(void *data)
         ngx_http_clawd_settle_count(r, ctx, zone);
 
     } else if (!ctx->passed && !ctx->preflight) {
+
+        /* NGINX answers some of its refusals by closing the connection */
+
+        if (ctx->error == NGX_HTTP_CLAWD_ERR_NONE) {
+            ctx->error = ngx_http_clawd_error_of_status(
+                                                     r->headers_out.status);
+        }
+
         ngx_http_clawd_count_reject(zone, ctx->error);
     }
 
