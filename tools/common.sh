@@ -1,3 +1,6 @@
+# shellcheck shell=sh
+# shellcheck disable=SC2034  # cache is for the scripts that source this
+#
 # Shared by the scripts in tools/ and t/e2e/: messages, the cache folder and
 # packages by name.  Source it; it changes nothing by itself.
 

@@ -51,7 +51,7 @@ headers()
 
     make_venv "$dir/build/venv-pip"
     "$dir/build/venv-pip/bin/pip" download --disable-pip-version-check -q \
-        --no-deps --no-binary :all: \
+        --no-deps --no-binary miniaudio \
         -d "$dir/build/miniaudio" miniaudio >&2 \
         || die "pip could not download miniaudio"
     tar -xzf "$dir"/build/miniaudio/miniaudio-*.tar.gz -C "$dir/build/miniaudio"
