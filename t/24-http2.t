@@ -197,7 +197,7 @@ sub token_arg {
 
 sub abandoned {
     my $got = h2('/v1/chat/completions', '-d', '{"model":"m","stream":true}',
-                 '--max-time', '0.3');
+                 '--max-time', '0.3', '--no-show-error');
 
     Test::More::is($got->{exit}, 28, 'the client has left');
     Test::More::ok(upstream()->wait_for(1, 'aborted'),
