@@ -110,6 +110,11 @@ asan: deps-source deps-test ## t/ on an NGINX under ASAN and UBSAN
 	@TEST_NGINX_BINARY=$(CURDIR)/build/asan/nginx $(PROVE) asan $(JOBS) $(T)
 
 
+.PHONY: hostile
+hostile: deps-source deps-test ## hostile requests and answers under ASAN
+	@tools/hostile.sh
+
+
 .PHONY: static
 static: deps-source deps-test ## t/ on an NGINX with the module linked in
 	@tools/build.sh static
