@@ -60,10 +60,11 @@ ngx_http_clawd_header_filter(ngx_http_request_t *r)
 
     /*
      * An answer without a status line made the proxy fall back to HTTP/0.9;
-     * the client still speaks what it spoke.
+     * the client still speaks what it spoke.  After an error_page the status
+     * is that of the first error, so that it does not tell.
      */
 
-    if (upstream && r->headers_out.status == 0) {
+    if (passed && r->http_version < NGX_HTTP_VERSION_10) {
         r->http_version = ctx->http_version;
     }
 

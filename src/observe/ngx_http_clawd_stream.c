@@ -53,7 +53,9 @@ ngx_http_clawd_stream_start(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx)
 
     if (ctx->api->format == NGX_HTTP_CLAWD_FORMAT_NONE
         || framing == NGX_HTTP_CLAWD_FRAMING_NONE
-        || r->method == NGX_HTTP_HEAD)
+        || r->method == NGX_HTTP_HEAD
+        || r->headers_out.status == NGX_HTTP_NO_CONTENT
+        || r->headers_out.status == NGX_HTTP_NOT_MODIFIED)
     {
         return NGX_OK;
     }
