@@ -84,17 +84,20 @@ sub h2_conf {
                 conf(''), '}');
 }
 
-sub h2 {
-    my ($path, @arguments) = @_;
-
+sub h2_port {
     open my $in, '<', Test::Nginx::Socket::server_root() . '/conf/nginx.conf'
         or die "no configuration: $!\n";
     my $text = do { local $/; <$in> };
-    my ($port) = $text =~ /listen 127\.0\.0\.1:(\d+) http2/;
+
+    return ($text =~ /listen 127\.0\.0\.1:(\d+) http2/)[0];
+}
+
+sub h2 {
+    my ($path, @arguments) = @_;
 
     return curl('--http2-prior-knowledge', '-H',
                 'Authorization: Bearer sk-alice', @arguments,
-                "http://127.0.0.1:$port$path");
+                'http://127.0.0.1:' . h2_port() . $path);
 }
 
 
