@@ -526,7 +526,7 @@ ngx_http_clawd_json_skim(ngx_http_clawd_json_t *js, u_char *p, u_char *last)
                 break;
             }
 
-            p = next++;
+            next++;
             state = ngx_http_clawd_json_value;
 
             if (next == last || *next <= ' ') {
