@@ -172,9 +172,11 @@ ngx_http_clawd_init(ngx_conf_t *cf)
     }
 
     if (cmcf->token_arg
-        && ngx_http_clawd_push(cf, NGX_HTTP_POST_READ_PHASE,
-                               ngx_http_clawd_redact_handler)
-           != NGX_OK)
+        && (ngx_http_clawd_push(cf, NGX_HTTP_POST_READ_PHASE,
+                                ngx_http_clawd_redact_handler) != NGX_OK
+            || ngx_http_clawd_push(cf, NGX_HTTP_LOG_PHASE,
+                                   ngx_http_clawd_redact_log_handler)
+               != NGX_OK))
     {
         return NGX_ERROR;
     }
@@ -184,18 +186,28 @@ ngx_http_clawd_init(ngx_conf_t *cf)
 }
 
 
+/* log handlers run in their order: ours comes before the one that writes */
+
 static ngx_int_t
 ngx_http_clawd_push(ngx_conf_t *cf, ngx_http_phases phase,
     ngx_http_handler_pt handler)
 {
+    ngx_array_t                *handlers;
     ngx_http_handler_pt        *h;
     ngx_http_core_main_conf_t  *cmcf;
 
     cmcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_core_module);
 
-    h = ngx_array_push(&cmcf->phases[phase].handlers);
+    handlers = &cmcf->phases[phase].handlers;
+
+    h = ngx_array_push(handlers);
     if (h == NULL) {
         return NGX_ERROR;
+    }
+
+    if (phase == NGX_HTTP_LOG_PHASE) {
+        h = handlers->elts;
+        ngx_memmove(h + 1, h, (handlers->nelts - 1) * sizeof(*h));
     }
 
     *h = handler;

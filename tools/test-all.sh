@@ -17,7 +17,8 @@ logs=build/log
 mkdir -p "$logs"
 
 suites=("$@")
-[ $# -gt 0 ] || suites=(deps build check unit t asan hostile static test-1.26 fuzz e2e)
+[ $# -gt 0 ] || suites=(deps build check unit t asan hostile static test-1.26
+                        fuzz e2e)
 
 total_passed=0
 total_failed=0

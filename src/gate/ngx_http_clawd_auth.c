@@ -196,12 +196,37 @@ ngx_http_clawd_redact_handler(ngx_http_request_t *r)
 }
 
 
+ngx_int_t
+ngx_http_clawd_redact_log_handler(ngx_http_request_t *r)
+{
+    ngx_http_clawd_srv_conf_t   *cscf;
+    ngx_http_clawd_main_conf_t  *cmcf;
+
+    cscf = ngx_http_get_module_srv_conf(r, ngx_http_clawd_module);
+    cmcf = ngx_http_get_module_main_conf(r, ngx_http_clawd_module);
+
+    /* without a phase the Host may not be known, and so the server */
+
+    if (cscf->token_arg || (cmcf->token_arg && r->phase_handler == 0)) {
+        ngx_http_clawd_redact(&r->args);
+        ngx_http_clawd_redact(&r->unparsed_uri);
+        ngx_http_clawd_redact(&r->request_line);
+    }
+
+    return NGX_OK;
+}
+
+
 /* blanks each value in place: the length of what is logged stays */
 
 static void
 ngx_http_clawd_redact(ngx_str_t *s)
 {
     u_char  *p, *last;
+
+    if (s->len == 0) {
+        return;
+    }
 
     last = s->data + s->len;
 

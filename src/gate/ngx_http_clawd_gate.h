@@ -29,6 +29,12 @@ ngx_int_t ngx_http_clawd_gate_handler(ngx_http_request_t *r);
 ngx_int_t ngx_http_clawd_redact_handler(ngx_http_request_t *r);
 
 /*
+ * The LOG handler of the same, before any that writes: blanks ?token= in
+ * requests that NGINX refused, or lost, before POST_READ.
+ */
+ngx_int_t ngx_http_clawd_redact_log_handler(ngx_http_request_t *r);
+
+/*
  * Refuses: notes the error and its parameter (static text or NULL) for the
  * answer, logs one line and returns the status.
  */
