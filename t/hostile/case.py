@@ -163,6 +163,13 @@ class Case:
         self.method = b"POST"
 
         one = self.request(rng)
+
+        # With a length that is not its body's, a request swallows a part of
+        # the next: what follows is no copy of it.
+
+        if b"Content-Length: 3\r\n" in one:
+            self.copies = 1
+
         last = closing(one)
 
         # Faults in the bytes of a request: what it says is then anyone's
