@@ -16,10 +16,12 @@ from case import TOKEN
 ROOT = Path(__file__).resolve().parent.parent.parent
 BINARY = ROOT / "build/asan/nginx"
 
+WORKERS = 2
+
 CONFIG = """
 daemon off;
 user root;
-worker_processes 2;
+worker_processes {workers};
 error_log {dir}/error.log notice;
 pid {dir}/nginx.pid;
 
@@ -170,7 +172,7 @@ class Nginx:
         self.port = free_port()
         self.metrics_port = free_port()
         (self.dir / "nginx.conf").write_text(CONFIG.format(
-            dir=self.dir, token=TOKEN.decode(), port=self.port,
+            dir=self.dir, workers=WORKERS, token=TOKEN.decode(), port=self.port,
             metrics=self.metrics_port, kept=upstream_ports[0],
             wild=upstream_ports[1]))
 
@@ -190,7 +192,7 @@ class Nginx:
         for _ in range(600):
             if self.process.poll() is not None:
                 break
-            if self.page():
+            if len(self.workers()) == WORKERS and self.page():
                 self.born = self.workers()
                 return
             time.sleep(0.05)
