@@ -64,3 +64,19 @@ location / {
 --- error_code: 400
 --- no_access_log
 sk-alice
+
+
+
+=== a 101 of the upstream makes no tunnel
+--- config
+location / { clawd_pass http://127.0.0.1:$TEST_NGINX_UPSTREAM_PORT; }
+--- upstream eval
+[["HTTP/1.1 101 X\r\nContent-Length: 5\r\n\r\nbytes"]]
+--- request
+POST /v1/chat/completions
+{"model":"m"}
+--- more_headers
+Authorization: Bearer sk-alice
+Upgrade: websocket
+--- error_code: 502
+--- response_body_like: \A\{"error":

@@ -242,6 +242,10 @@ ngx_http_clawd_gate_go(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx)
     r->valid_unparsed_uri = 0;
     ngx_str_null(&r->args);
 
+    /* else the proxy becomes a tunnel when the upstream answers 101 */
+
+    r->headers_in.upgrade = NULL;
+
     if (ngx_http_clawd_headers_strip(r, ctx) != NGX_OK) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
