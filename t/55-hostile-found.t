@@ -80,3 +80,5 @@ Authorization: Bearer sk-alice
 Upgrade: websocket
 --- error_code: 502
 --- response_body_like: \A\{"error":
+--- error_log
+answer with status 101 is not relayed
