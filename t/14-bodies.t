@@ -742,3 +742,39 @@ GET /v1/models
 [400]
 --- raw_response_headers_like eval
 ["(?i)connection: close"]
+
+
+
+=== a body where none belongs is not sent on: it may be read as a request
+--- raw_request eval
+"GET /v1/models HTTP/1.1\r
+Host: localhost\r
+Authorization: Bearer sk-alice\r
+Content-Length: 31\r
+Connection: close\r
+\r
+DELETE /api/delete HTTP/1.1\r
+\r
+"
+--- error_code: 400
+--- response_body_like: a request of this kind has no body
+--- upstream_count: 0
+
+
+
+=== nor a chunked one
+--- raw_request eval
+"GET /api/tags HTTP/1.1\r
+Host: localhost\r
+Authorization: Bearer sk-alice\r
+Transfer-Encoding: chunked\r
+Connection: close\r
+\r
+3\r
+abc\r
+0\r
+\r
+"
+--- error_code: 400
+--- response_body_like: a request of this kind has no body
+--- upstream_count: 0

@@ -50,6 +50,17 @@ ngx_http_clawd_body(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx)
 {
     ngx_int_t  rc;
 
+    /*
+     * An upstream that expects no body of a GET would take it for the next
+     * request of the connection, which nobody has judged.
+     */
+
+    if ((r->method & (NGX_HTTP_GET|NGX_HTTP_HEAD))
+        && (r->headers_in.content_length_n > 0 || r->headers_in.chunked))
+    {
+        return ngx_http_clawd_refuse(r, ctx, NGX_HTTP_CLAWD_ERR_BODY, NULL);
+    }
+
     if (ctx->api->class != NGX_HTTP_CLAWD_CLASS_INFER || ctx->body_read) {
         return NGX_OK;
     }

@@ -111,6 +111,10 @@ static const ngx_http_clawd_error_def_t  ngx_http_clawd_error_defs[] = {
         "the request body is empty", "empty_body"),
 
     ngx_http_clawd_error_entry(400, "invalid_request_error",
+        "invalid_request", "invalid_request_error",
+        "a request of this kind has no body", "body"),
+
+    ngx_http_clawd_error_entry(400, "invalid_request_error",
         "invalid_json", "invalid_request_error",
         "the request body is not a JSON object", "invalid_json"),
 

@@ -29,6 +29,7 @@ typedef enum {
     NGX_HTTP_CLAWD_ERR_PATH,              /* 400, ambiguous path */
     NGX_HTTP_CLAWD_ERR_ENCODING,          /* 415, Content-Encoding */
     NGX_HTTP_CLAWD_ERR_EMPTY_BODY,        /* 400 */
+    NGX_HTTP_CLAWD_ERR_BODY,              /* 400, of a GET or HEAD */
     NGX_HTTP_CLAWD_ERR_JSON,              /* 400 invalid_json */
     NGX_HTTP_CLAWD_ERR_TRAILING,          /* 400, bytes after the value */
     NGX_HTTP_CLAWD_ERR_DEPTH,             /* 400, nested too deep */

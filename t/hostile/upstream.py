@@ -134,6 +134,8 @@ class Upstream:
         if route.startswith(b"POST "):
             self.posts[number] = self.posts.get(number, 0) + 1
             self.check_json(number, body)
+        elif body:
+            self.note(number, "a body where none belongs", head + body)
 
         return number, body
 

@@ -149,6 +149,8 @@ test_table(void **state)
           "invalid_request_error", "encoding" },
         { ERR(EMPTY_BODY), 400, "invalid_request_error", "invalid_json",
           "invalid_request_error", "empty_body" },
+        { ERR(BODY), 400, "invalid_request_error", "invalid_request",
+          "invalid_request_error", "body" },
         { ERR(JSON), 400, "invalid_request_error", "invalid_json",
           "invalid_request_error", "invalid_json" },
         { ERR(TRAILING), 400, "invalid_request_error", "invalid_json",
