@@ -14,7 +14,7 @@ sub gzip {
     require IO::Compress::Gzip;
 
     my ($text, $out) = ($_[0]);
-    IO::Compress::Gzip::gzip(\$text, \$out) or die "gzip failed\n";
+    IO::Compress::Gzip::gzip(\$text, \$out, -Time => 0) or die "gzip failed\n";
     return $out;
 }
 

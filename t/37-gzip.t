@@ -17,7 +17,7 @@ sub compressed {
     my ($how, $text) = @_;
     my $out;
 
-    $how eq 'gzip' ? IO::Compress::Gzip::gzip(\$text, \$out)
+    $how eq 'gzip' ? IO::Compress::Gzip::gzip(\$text, \$out, -Time => 0)
                    : IO::Compress::Deflate::deflate(\$text, \$out)
         or die "cannot compress\n";
     return $out;
