@@ -60,6 +60,13 @@ sub every_way {
 our $first = (events('chat'))[0];
 our ($finish, $total, $done) = (events('chat'))[2 .. 4];
 
+# with(EVENT, COUNTS): the event with a usage of its own.
+
+sub with {
+    my ($event, $counts) = @_;
+    return $event =~ s/\}\n\n/,"usage":{$counts}}\n\n/r;
+}
+
 sub delta {
     return 'data: {"model":"m","choices":[{"index":0,"delta":{"content":"'
            . $_[0] . '"},"finish_reason":null}]' . ($_[1] // '') . "}\n\n";
@@ -74,14 +81,14 @@ our %cases = (
                    . ": bye\n\n", 26, 10],
     'other fields' => ["retry: 3000\nid: 7\n" . body_of('chat'),
                        26, 10],
-    'data in lines' => [body_of('chat') =~ s/,"choices"/,\ndata: "choices"/gr,
-                        26, 10],
+    'data in lines' =>
+        [body_of('chat') =~ s/,"choices"/,\ndata: "choices"/gr, 26, 10],
     'no [DONE]' => ["$first$finish$total", 26, 10],
     'more than [DONE]' => ["$first$finish$total$done" . delta('x') . $done,
                            26, 10],
     'usage twice' => ["$first$finish$total$total$done", 26, 10],
     'usage at the finish' =>
-        [$first . $finish =~ s/\}\n\n/,"usage":{"prompt_tokens":3,"completion_tokens":2}}\n\n/r
+        [$first . with($finish, '"prompt_tokens":3,"completion_tokens":2')
          . $done, 3, 2],
     'running usage' =>
         [delta('a', ',"usage":{"prompt_tokens":26,"completion_tokens":1}')
@@ -95,8 +102,8 @@ our %cases = (
          . delta('event: error\ndata: {\"error\":{}}') . "$finish$total$done",
          26, 10],
     'UTF-8 and escapes' =>
-        [delta("\xe4\xbd\xa0\xe5\xa5\xbd \\ud83d\\ude00 \\\\ \\\" \xf0\x9f\x98\x80")
-         . "$finish$total$done", 26, 10],
+        [delta("\xe4\xbd\xa0\xe5\xa5\xbd \\ud83d\\ude00 \\\\ \\\" \xf0\x9f\x98"
+               . "\x80") . "$finish$total$done", 26, 10],
     'a long event' => [delta('y' x 100000) . "$finish$total$done", 26, 10],
     'negative counts' =>
         [$first . $finish . 'data: {"choices":[],"usage":{"prompt_tokens":-5,'
@@ -258,7 +265,8 @@ POST /v1/chat/completions
 === one JSON value although a stream was asked for
 --- upstream eval
 [main::reply(200, '{"model":"m","created_at":"x","response":"","done":true,'
-    . '"done_reason":"load"}', 'Content-Type' => 'application/json; charset=utf-8')]
+    . '"done_reason":"load"}',
+    'Content-Type' => 'application/json; charset=utf-8')]
 --- request eval: main::ask('generate')
 --- response_body chomp
 {"model":"m","created_at":"x","response":"","done":true,"done_reason":"load"}

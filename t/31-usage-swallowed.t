@@ -25,6 +25,13 @@ our $filter = 'data: {"choices":[],"created":0,"id":"","model":"","object":"",'
     . '"prompt_filter_results":[{"prompt_index":0,"content_filter_results":'
     . '{"hate":{"filtered":false,"severity":"safe"}}}]}' . "\n\n";
 
+our $counts = '"usage":{"prompt_tokens":26,"completion_tokens":10}';
+our $early = $finish =~ s/\{"id/{$counts,"id/r;
+
+our $zeros = join '', map {
+    s/\}\n\n/,"usage":{"prompt_tokens":0,"completion_tokens":0}}\n\n/r
+} (events('completions'))[0 .. 2];
+
 # A case: what the upstream sends, what the client is to get, and the counts.
 
 our %cases = (
@@ -40,21 +47,14 @@ our %cases = (
          . ": ping\n\n$done: bye\n\n"],
     'zeros on every chunk' =>
         ['completions',
-         join('', map { s/\}\n\n/,"usage":{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0}}\n\n/r }
-                      (events('completions'))[0 .. 2])
-         . join('', (events('completions'))[3, 4]),
-         join('', map { s/\}\n\n/,"usage":{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0}}\n\n/r }
-                      (events('completions'))[0 .. 2])
-         . (events('completions'))[4]],
+         $zeros . join('', (events('completions'))[3, 4]),
+         $zeros . (events('completions'))[4]],
     'choices last' =>
         ['chat', $first . $finish . 'data: {"usage":{"completion_tokens":10,'
          . '"prompt_tokens":26},"model":"m","choices":[]}' . "\n\n$done",
          "$first$finish$done"],
     'choices last, and not empty' =>
-        ['chat', $first . ($finish =~ s/\{"id/{"usage":{"prompt_tokens":26,"completion_tokens":10},"id/r)
-         . $done,
-         $first . ($finish =~ s/\{"id/{"usage":{"prompt_tokens":26,"completion_tokens":10},"id/r)
-         . $done],
+        ['chat', "$first$early$done", "$first$early$done"],
     'a wide one' => ['chat', "$first$finish$wide$done", "$first$finish$done"],
     'two' => ['chat', "$first$finish$total$total$done", "$first$finish$done"],
     'behind [DONE]' => ['chat', "$first$finish$done$total",
@@ -144,7 +144,8 @@ sub too_long {
         my $log = log_of($answer->{id});
 
         Test::More::ok($answer->{body} eq "$first$finish$huge$done",
-                       "$way: it is let go") or Test::More::diag($answer->{body});
+                       "$way: it is let go")
+            or Test::More::diag($answer->{body});
         Test::More::is("$log->{prompt_tokens} $log->{completion_tokens}",
                        '26 10', "$way: and counted");
     }

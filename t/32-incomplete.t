@@ -292,7 +292,8 @@ sub over_http2 {
     my ($case, $exit, $body) = @_;
     my ($path, $asked) = asked('chat');
 
-    my $answer = h2($path, '-H', "X-Case: $case", '-d', $asked);
+    my $answer = h2($path, '--no-show-error', '-d', $asked,
+                    '-H', "X-Case: $case");
 
     $body = substr $body, 0, length $answer->{body} if $exit;
 

@@ -57,7 +57,7 @@ http_request_duration_seconds_count{model="other",code="4xx"} 1
 { '/v1/messages' => [main::reply(400, '{"type":"error","error":'
       . '{"type":"invalid_request_error","message":"no"}}')],
   '/api/chat' => [main::reply(400, '{"error":"no"}',
-                              'Content-Type' => 'application/json; charset=utf-8')] }
+      'Content-Type' => 'application/json; charset=utf-8')] }
 --- request eval: [$::messages, $::native]
 --- error_code eval: [400, 400]
 --- response_body eval

@@ -260,7 +260,8 @@ Connection refused
 
 === error_page for what the gate refuses
 --- config eval
-main::conf('error_page 401 /login;') . 'location = /login { return 401 "log in"; }'
+main::conf('error_page 401 /login;')
+. 'location = /login { return 401 "log in"; }'
 --- request eval: $::chat
 --- more_headers
 X-Other: y

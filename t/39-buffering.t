@@ -69,7 +69,7 @@ sub one_by_one {
 sub over_http2 {
     my ($path, $body) = asked('chat', $usage);
     my @events = events('chat');
-    my $file = server_root() . '/h2.out';
+    my $file = server_root() . '/html/h2.out';
 
     my $pid = fork // die "fork: $!\n";
 
@@ -95,7 +95,7 @@ sub over_http2 {
     Test::More::is($?, 0, 'the end');
 }
 
-our $cache = http('proxy_cache_path cache keys_zone=c:1m;');
+our $cache = http('proxy_cache_path kept_cache keys_zone=c:1m;');
 
 our $cached = conf("proxy_cache c;\nproxy_cache_methods POST;\n"
     . "proxy_cache_key \$request_uri;\nproxy_cache_valid any 1h;\n"
