@@ -337,6 +337,7 @@ GET /internal/secret
 --- request
 GET /api/tags
 GET /api/delete HTTP/1.1
---- error_code: 200
---- upstream_count: 1
---- upstream_request_like: \AGET /api/tags HTTP/1\.1\r$
+--- error_code: 400
+--- response_body chomp
+{"error":"a request of this kind has no body"}
+--- upstream_count: 0

@@ -73,7 +73,7 @@ suite()
 
 counts()
 {
-    grep -E '[0-9]+ (passed|failed|error)' "$1" | tail -n 1 | awk '{
+    grep -aE '[0-9]+ (passed|failed|error)' "$1" | tail -n 1 | awk '{
         passed = failed = 0
         for (i = 2; i <= NF; i++) {
             if ($i ~ /^passed/) passed = $(i - 1)

@@ -157,6 +157,9 @@ ngx_http_clawd_relayed(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx)
 static ngx_int_t
 ngx_http_clawd_body_filter(ngx_http_request_t *r, ngx_chain_t *in)
 {
+    ngx_int_t              rc;
+    ngx_uint_t             last;
+    ngx_chain_t           *cl;
     ngx_http_clawd_ctx_t  *ctx;
 
     if (r != r->main) {
@@ -169,15 +172,30 @@ ngx_http_clawd_body_filter(ngx_http_request_t *r, ngx_chain_t *in)
         return ngx_http_clawd_next_body_filter(r, in);
     }
 
+    for (last = 0, cl = in; cl; cl = cl->next) {
+        last |= cl->buf->last_buf;
+    }
+
     if (ctx->reword) {
-        return ngx_http_clawd_reword_filter(r, ctx, in);
+        rc = ngx_http_clawd_reword_filter(r, ctx, in);
+
+    } else if (ctx->stream) {
+        rc = ngx_http_clawd_stream_filter(r, ctx, in);
+
+    } else {
+        rc = ngx_http_clawd_next_body_filter(r, in);
     }
 
-    if (ctx->stream) {
-        return ngx_http_clawd_stream_filter(r, ctx, in);
+    /*
+     * An answer that is out to its last byte is settled now: NGINX may keep
+     * the request for seconds until the client closes its side.
+     */
+
+    if (last && rc == NGX_OK && !r->buffered && !r->connection->buffered) {
+        ngx_http_clawd_settle(ctx);
     }
 
-    return ngx_http_clawd_next_body_filter(r, in);
+    return rc;
 }
 
 
