@@ -297,3 +297,18 @@ $client->close;
 main::upstream()->open_gate('rest');
 my $log = main::log_of('ignored');
 Test::More::is(main::upstream()->event(1), 'answered', 'all was said');
+
+
+
+=== an answer that is out is settled while its connection lingers
+--- config eval: main::conf('lingering_close always; lingering_timeout 60s;')
+--- upstream eval
+[main::deliver('whole', 'text/event-stream', main::body_of('chat'))]
+--- init
+my $client = main::client();
+$client->request('POST', main::asked('chat'), Connection => 'close',
+                 Authorization => 'Bearer sk-alice',
+                 'X-Request-Id' => 'lingers');
+$client->read_until(qr/\[DONE\]\n\n/);
+main::becomes('requests_in_flight{model="m"}', 0);
+main::becomes('tokens_total{model="m",type="completion"}', 10);
