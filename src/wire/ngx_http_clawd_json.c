@@ -20,13 +20,14 @@ enum {
     ngx_http_clawd_json_first_value,       /* or the array ends */
     ngx_http_clawd_json_first_key,         /* a key, or the object ends */
     ngx_http_clawd_json_next_key,
-    ngx_http_clawd_json_in_key,
     ngx_http_clawd_json_colon,
+    ngx_http_clawd_json_behind,            /* a comma, or the end of the
+                                              array or object */
+    ngx_http_clawd_json_in_key,            /* from here on a token is half
+                                              read */
     ngx_http_clawd_json_in_string,
     ngx_http_clawd_json_in_number,
     ngx_http_clawd_json_in_literal,
-    ngx_http_clawd_json_behind,            /* a comma, or the end of the
-                                              array or object */
     ngx_http_clawd_json_done,
     ngx_http_clawd_json_failed
 };
@@ -53,27 +54,32 @@ enum {
 
 
 static void ngx_http_clawd_json_index(ngx_http_clawd_json_table_t *table);
-static ngx_http_clawd_json_event_e ngx_http_clawd_json_step(
-    ngx_http_clawd_json_t *js, u_char **pos, u_char *last);
-static u_char *ngx_http_clawd_json_below(ngx_http_clawd_json_t *js, u_char *p,
+static u_char *ngx_http_clawd_json_resume(ngx_http_clawd_json_t *js, u_char *p,
     u_char *last);
-static u_char *ngx_http_clawd_json_skim(ngx_http_clawd_json_t *js, u_char *p,
+static u_char *ngx_http_clawd_json_walk(ngx_http_clawd_json_t *js, u_char *p,
+    u_char *last);
+static u_char *ngx_http_clawd_json_space(u_char *p, u_char *last);
+static u_char *ngx_http_clawd_json_below(ngx_http_clawd_json_t *js, u_char *p,
     u_char *last);
 static u_char *ngx_http_clawd_json_skim_scalar(u_char *p, u_char *last);
 static u_char *ngx_http_clawd_json_skim_number(u_char *p, u_char *last);
-static ngx_http_clawd_json_event_e ngx_http_clawd_json_begin_value(
-    ngx_http_clawd_json_t *js, u_char **pos, u_char *last);
-static ngx_http_clawd_json_event_e ngx_http_clawd_json_begin_string(
-    ngx_http_clawd_json_t *js, u_char **pos, u_char *last);
-static ngx_http_clawd_json_event_e ngx_http_clawd_json_open(
-    ngx_http_clawd_json_t *js, u_char **pos, ngx_uint_t object);
-static ngx_http_clawd_json_event_e ngx_http_clawd_json_close(
-    ngx_http_clawd_json_t *js, u_char **pos);
-static ngx_http_clawd_json_event_e ngx_http_clawd_json_punctuation(
-    ngx_http_clawd_json_t *js, u_char **pos);
-static ngx_http_clawd_json_event_e ngx_http_clawd_json_string(
-    ngx_http_clawd_json_t *js, u_char **pos, u_char *last);
+static u_char *ngx_http_clawd_json_begin_key(ngx_http_clawd_json_t *js,
+    u_char *p, u_char *last);
+static u_char *ngx_http_clawd_json_begin_value(ngx_http_clawd_json_t *js,
+    u_char *p, u_char *last);
+static u_char *ngx_http_clawd_json_begin_string(ngx_http_clawd_json_t *js,
+    u_char *p, u_char *last);
+static u_char *ngx_http_clawd_json_begin_scalar(ngx_http_clawd_json_t *js,
+    u_char *p, u_char *last);
+static u_char *ngx_http_clawd_json_open(ngx_http_clawd_json_t *js, u_char *p);
+static u_char *ngx_http_clawd_json_close(ngx_http_clawd_json_t *js,
+    u_char *p);
+static u_char *ngx_http_clawd_json_punctuation(ngx_http_clawd_json_t *js,
+    u_char *p);
+static u_char *ngx_http_clawd_json_string(ngx_http_clawd_json_t *js,
+    u_char *p, u_char *last);
 static u_char *ngx_http_clawd_json_pass(u_char *p, u_char *last);
+static ngx_uint_t ngx_http_clawd_json_is_escape(u_char *p, u_char *last);
 static ngx_int_t ngx_http_clawd_json_escaped(ngx_http_clawd_json_t *js,
     u_char c);
 static void ngx_http_clawd_json_keep_code(ngx_http_clawd_json_t *js);
@@ -82,46 +88,30 @@ static void ngx_http_clawd_json_keep_char(ngx_http_clawd_json_t *js,
 static void ngx_http_clawd_json_lone(ngx_http_clawd_json_t *js);
 static void ngx_http_clawd_json_keep(ngx_http_clawd_json_t *js, u_char *p,
     size_t len);
-static ngx_http_clawd_json_event_e ngx_http_clawd_json_end_key(
-    ngx_http_clawd_json_t *js, u_char *key, size_t len);
+static void ngx_http_clawd_json_end_key(ngx_http_clawd_json_t *js,
+    u_char *key, size_t len);
 static ngx_uint_t ngx_http_clawd_json_child(ngx_http_clawd_json_t *js,
     ngx_uint_t parent, u_char *key, size_t len);
-static ngx_http_clawd_json_event_e ngx_http_clawd_json_folded(
-    ngx_http_clawd_json_t *js, ngx_uint_t parent, u_char *key, size_t len);
-static ngx_http_clawd_json_event_e ngx_http_clawd_json_end_scalar(
-    ngx_http_clawd_json_t *js, u_char *p);
+static ngx_uint_t ngx_http_clawd_json_same(u_char *a, u_char *b, size_t len);
+static void ngx_http_clawd_json_folded(ngx_http_clawd_json_t *js,
+    ngx_uint_t parent, u_char *key, size_t len);
+static void ngx_http_clawd_json_end_scalar(ngx_http_clawd_json_t *js,
+    u_char *p);
 static void ngx_http_clawd_json_check(ngx_http_clawd_json_t *js);
-static ngx_http_clawd_json_event_e ngx_http_clawd_json_number(
-    ngx_http_clawd_json_t *js, u_char **pos, u_char *last);
+static u_char *ngx_http_clawd_json_number(ngx_http_clawd_json_t *js,
+    u_char *p, u_char *last);
 static ngx_uint_t ngx_http_clawd_json_digit(ngx_http_clawd_json_t *js,
     u_char c);
 static ngx_uint_t ngx_http_clawd_json_whole(ngx_http_clawd_json_t *js);
-static ngx_http_clawd_json_event_e ngx_http_clawd_json_literal(
-    ngx_http_clawd_json_t *js, u_char **pos, u_char *last);
-static ngx_http_clawd_json_event_e ngx_http_clawd_json_fail(
-    ngx_http_clawd_json_t *js, ngx_http_clawd_json_error_e error);
+static u_char *ngx_http_clawd_json_literal(ngx_http_clawd_json_t *js,
+    u_char *p, u_char *last);
+static void ngx_http_clawd_json_fail(ngx_http_clawd_json_t *js,
+    ngx_http_clawd_json_error_e error);
 static u_char *ngx_http_clawd_json_utf8(u_char *dst, uint32_t c);
 static size_t ngx_http_clawd_json_utf8_len(u_char *p, u_char *last);
 
 
 #define ngx_http_clawd_json_at(js, p)  ((js)->offset + ((p) - (js)->origin))
-
-#define ngx_http_clawd_json_in_object(js)                                     \
-    ((js)->depth                                                              \
-     && ((js)->stack[((js)->depth - 1) / 8] & (1 << (((js)->depth - 1) % 8))))
-
-/* whether no token is half read */
-
-#define ngx_http_clawd_json_between(js)                                       \
-    ((js)->state < ngx_http_clawd_json_in_key                                 \
-     || (js)->state == ngx_http_clawd_json_colon                              \
-     || (js)->state == ngx_http_clawd_json_behind)
-
-/* whether a member or element of what is open can have a node */
-
-#define ngx_http_clawd_json_known(js)                                         \
-    ((js)->matched == (js)->depth                                             \
-     && ((js)->table->parents >> (js)->path[(js)->depth - 1] & 1))
 
 #define ngx_http_clawd_json_captured(js)                                      \
     ((js)->current != NGX_HTTP_CLAWD_JSON_NO_NODE                             \
@@ -133,6 +123,52 @@ ngx_http_clawd_json_hash(ngx_uint_t parent, u_char *key, size_t len)
 {
     return (parent * 23 + len * 5 + key[0] * 3 + key[len - 1])
            % NGX_HTTP_CLAWD_JSON_NODES;
+}
+
+
+#if defined(__SSE2__)
+
+/* a bit for each of 16 bytes that is a quote, a backslash or below 0x20 */
+
+static ngx_inline uint32_t
+ngx_http_clawd_json_special(u_char *p)
+{
+    __m128i  v, w;
+
+    v = _mm_loadu_si128((const __m128i *) p);
+
+    /* flipping a bit makes 0x20 of the quote, and of no other byte */
+
+    w = _mm_xor_si128(v, _mm_set1_epi8('"' ^ 0x20));
+    w = _mm_cmpeq_epi8(_mm_min_epu8(w, _mm_set1_epi8(0x20)), w);
+    w = _mm_or_si128(w, _mm_cmpeq_epi8(v, _mm_set1_epi8('\\')));
+
+    return (uint32_t) _mm_movemask_epi8(w);
+}
+
+#endif
+
+
+static ngx_inline u_char *
+ngx_http_clawd_json_plain(u_char *p, u_char *last)
+{
+#if defined(__SSE2__)
+    uint32_t  mask;
+
+    for ( /* void */ ; last - p >= 16; p += 16) {
+        mask = ngx_http_clawd_json_special(p);
+
+        if (mask) {
+            return p + __builtin_ctz(mask);
+        }
+    }
+#endif
+
+    while (p < last && *p != '"' && *p != '\\' && *p >= 0x20) {
+        p++;
+    }
+
+    return p;
 }
 
 
@@ -196,6 +232,7 @@ ngx_http_clawd_json_init(ngx_http_clawd_json_t *js,
     js->state = ngx_http_clawd_json_value;
     js->sub = 0;
     js->escape = 0;
+    js->known = 1;
     js->current = 0;
     js->truncated = 0;
     js->invalid = 0;
@@ -208,13 +245,12 @@ ngx_http_clawd_json_event_e
 ngx_http_clawd_json_next(ngx_http_clawd_json_t *js, u_char **pos,
     u_char *last)
 {
-    u_char                       *p;
-    ngx_http_clawd_json_event_e   ev;
+    u_char  *p, *start;
 
     p = *pos;
-    ev = NGX_HTTP_CLAWD_JSON_AGAIN;
 
     js->origin = p;
+    js->event = NGX_HTTP_CLAWD_JSON_AGAIN;
 
     if (js->state == ngx_http_clawd_json_done) {
         return NGX_HTTP_CLAWD_JSON_DONE;
@@ -224,37 +260,34 @@ ngx_http_clawd_json_next(ngx_http_clawd_json_t *js, u_char **pos,
         return NGX_HTTP_CLAWD_JSON_ERROR;
     }
 
-    while (p < last && ev == NGX_HTTP_CLAWD_JSON_AGAIN) {
+    while (p < last && js->event == NGX_HTTP_CLAWD_JSON_AGAIN) {
 
-        if (js->depth && ngx_http_clawd_json_between(js)) {
+        if (js->state >= ngx_http_clawd_json_in_key) {
+            p = ngx_http_clawd_json_resume(js, p, last);
 
-            p = ngx_http_clawd_json_known(js)
-                ? ngx_http_clawd_json_skim(js, p, last)
-                : ngx_http_clawd_json_below(js, p, last);
+        } else {
+            start = p;
 
-            if (js->state == ngx_http_clawd_json_failed) {
-                ev = NGX_HTTP_CLAWD_JSON_ERROR;
-                break;
+            if (!js->known) {
+                p = ngx_http_clawd_json_below(js, p, last);
             }
 
-            if (p == last) {
-                break;
+            if (p == start) {
+                p = ngx_http_clawd_json_walk(js, p, last);
             }
         }
 
-        ev = ngx_http_clawd_json_step(js, &p, last);
-
         if (js->state == ngx_http_clawd_json_done
-            && ev == NGX_HTTP_CLAWD_JSON_AGAIN)
+            && js->event == NGX_HTTP_CLAWD_JSON_AGAIN)
         {
-            ev = NGX_HTTP_CLAWD_JSON_DONE;
+            js->event = NGX_HTTP_CLAWD_JSON_DONE;
         }
     }
 
     js->offset += p - *pos;
     *pos = p;
 
-    return ev;
+    return js->event;
 }
 
 
@@ -269,63 +302,107 @@ ngx_http_clawd_json_eof(ngx_http_clawd_json_t *js)
         return NGX_HTTP_CLAWD_JSON_DONE;
     }
 
-    return ngx_http_clawd_json_fail(js, NGX_HTTP_CLAWD_JSON_SYNTAX);
+    ngx_http_clawd_json_fail(js, NGX_HTTP_CLAWD_JSON_SYNTAX);
+
+    return NGX_HTTP_CLAWD_JSON_ERROR;
 }
 
 
-static ngx_http_clawd_json_event_e
-ngx_http_clawd_json_step(ngx_http_clawd_json_t *js, u_char **pos,
-    u_char *last)
-{
-    u_char  c, *p;
+/*
+ * The functions from here on take bytes from p on, return where they stopped,
+ * and set js->event when there is something to tell.
+ */
 
+
+/* goes on with a token that an earlier buffer, or an odd byte, cut */
+
+static u_char *
+ngx_http_clawd_json_resume(ngx_http_clawd_json_t *js, u_char *p, u_char *last)
+{
     switch (js->state) {
 
-    case ngx_http_clawd_json_in_key:
-    case ngx_http_clawd_json_in_string:
-        return ngx_http_clawd_json_string(js, pos, last);
-
     case ngx_http_clawd_json_in_number:
-        return ngx_http_clawd_json_number(js, pos, last);
+        return ngx_http_clawd_json_number(js, p, last);
 
     case ngx_http_clawd_json_in_literal:
-        return ngx_http_clawd_json_literal(js, pos, last);
+        return ngx_http_clawd_json_literal(js, p, last);
+
+    default: /* ngx_http_clawd_json_in_key, ngx_http_clawd_json_in_string */
+        return ngx_http_clawd_json_string(js, p, last);
     }
+}
 
-    p = *pos;
-    c = *p;
 
-    while (c == ' ' || c == '\n' || c == '\t' || c == '\r') {
+/*
+ * Takes members and elements until there is something to tell, a token is cut,
+ * or something opens where keys do not count.
+ */
 
-        if (++p == last) {
-            *pos = p;
-            return NGX_HTTP_CLAWD_JSON_AGAIN;
+static u_char *
+ngx_http_clawd_json_walk(ngx_http_clawd_json_t *js, u_char *p, u_char *last)
+{
+    do {
+
+        if (*p <= ' ') {
+            p = ngx_http_clawd_json_space(p, last);
+
+            if (p == last) {
+                break;
+            }
         }
 
-        c = *p;
-    }
+        switch (js->state) {
 
-    *pos = p;
+        case ngx_http_clawd_json_first_key:
+        case ngx_http_clawd_json_next_key:
 
-    if (c == '"' && (js->state == ngx_http_clawd_json_first_key
-                     || js->state == ngx_http_clawd_json_next_key))
+            if (*p != '"') {
+                p = ngx_http_clawd_json_punctuation(js, p);
+                break;
+            }
+
+            p = ngx_http_clawd_json_begin_key(js, p, last);
+
+            /* mostly the value follows at once */
+
+            if (js->state != ngx_http_clawd_json_value
+                || p == last || *p <= ' ')
+            {
+                break;
+            }
+
+            /* fall through */
+
+        case ngx_http_clawd_json_value:
+            p = ngx_http_clawd_json_begin_value(js, p, last);
+            break;
+
+        case ngx_http_clawd_json_first_value:
+            p = (*p == ']') ? ngx_http_clawd_json_punctuation(js, p)
+                            : ngx_http_clawd_json_begin_value(js, p, last);
+            break;
+
+        default: /* ngx_http_clawd_json_colon, ngx_http_clawd_json_behind */
+            p = ngx_http_clawd_json_punctuation(js, p);
+        }
+
+    } while (p < last && js->event == NGX_HTTP_CLAWD_JSON_AGAIN && js->known
+             && js->state < ngx_http_clawd_json_in_key);
+
+    return p;
+}
+
+
+static ngx_inline u_char *
+ngx_http_clawd_json_space(u_char *p, u_char *last)
+{
+    while (p < last
+           && (*p == ' ' || *p == '\n' || *p == '\t' || *p == '\r'))
     {
-        js->key_start = ngx_http_clawd_json_at(js, p);
-        js->key_len = 0;
-        js->high = 0;
-        js->state = ngx_http_clawd_json_in_key;
-        (*pos)++;
-
-        return NGX_HTTP_CLAWD_JSON_AGAIN;
+        p++;
     }
 
-    if (js->state == ngx_http_clawd_json_value
-        || (js->state == ngx_http_clawd_json_first_value && c != ']'))
-    {
-        return ngx_http_clawd_json_begin_value(js, pos, last);
-    }
-
-    return ngx_http_clawd_json_punctuation(js, pos);
+    return p;
 }
 
 
@@ -343,7 +420,7 @@ ngx_http_clawd_json_below(ngx_http_clawd_json_t *js, u_char *p, u_char *last)
 
     state = js->state;
     depth = js->depth;
-    object = ngx_http_clawd_json_in_object(js) != 0;
+    object = js->object;
 
     js->current = NGX_HTTP_CLAWD_JSON_NO_NODE;
 
@@ -366,7 +443,7 @@ ngx_http_clawd_json_below(ngx_http_clawd_json_t *js, u_char *p, u_char *last)
                 state = ngx_http_clawd_json_behind;
 
             } else if (state <= ngx_http_clawd_json_next_key) {
-                next = ngx_http_clawd_json_skip(next, last);
+                next = ngx_http_clawd_json_plain(next, last);
                 state = ngx_http_clawd_json_colon;
 
             } else {
@@ -375,11 +452,11 @@ ngx_http_clawd_json_below(ngx_http_clawd_json_t *js, u_char *p, u_char *last)
 
             if (next == last || *next != '"') {
 
-                /* from the quote on, which is neither an end nor the first */
-
                 state = (state == ngx_http_clawd_json_colon)
-                        ? ngx_http_clawd_json_next_key
-                        : ngx_http_clawd_json_value;
+                        ? ngx_http_clawd_json_in_key
+                        : ngx_http_clawd_json_in_string;
+                js->high = 0;
+                p = next;
                 goto done;
             }
 
@@ -444,6 +521,7 @@ ngx_http_clawd_json_below(ngx_http_clawd_json_t *js, u_char *p, u_char *last)
             if (depth == js->matched
                 && (js->table->parents >> js->path[depth - 1] & 1))
             {
+                js->known = 1;
                 p = next;
                 goto done;
             }
@@ -470,119 +548,7 @@ done:
 
     js->state = state;
     js->depth = (uint16_t) depth;
-
-    return p;
-}
-
-
-/*
- * The same where keys count: members of no node are passed over, and what a
- * node wants is left to step().
- */
-
-static u_char *
-ngx_http_clawd_json_skim(ngx_http_clawd_json_t *js, u_char *p, u_char *last)
-{
-    u_char      state, *q, *next;
-    ngx_uint_t  object;
-
-    state = js->state;
-    object = ngx_http_clawd_json_in_object(js);
-
-    for ( /* void */ ; p < last; p = next) {
-
-        next = p + 1;
-
-        if (*p <= ' ' && (*p == ' ' || *p == '\n' || *p == '\t'
-                          || *p == '\r'))
-        {
-            continue;
-        }
-
-        switch (state) {
-
-        case ngx_http_clawd_json_first_key:
-        case ngx_http_clawd_json_next_key:
-            q = (*p == '"') ? ngx_http_clawd_json_skip(next, last) : last;
-
-            if (q == last || *q != '"') {
-                goto done;
-            }
-
-            js->key_start = ngx_http_clawd_json_at(js, p);
-
-            if (ngx_http_clawd_json_end_key(js, next, q - next)
-                != NGX_HTTP_CLAWD_JSON_AGAIN)
-            {
-                return q;
-            }
-
-            state = ngx_http_clawd_json_colon;
-            next = q + 1;
-
-            /* mostly the whole member lies here: take it in one turn */
-
-            if (next == last || *next != ':') {
-                break;
-            }
-
-            next++;
-            state = ngx_http_clawd_json_value;
-
-            if (next == last || *next <= ' ') {
-                break;
-            }
-
-            p = next;
-
-            /* fall through */
-
-        case ngx_http_clawd_json_value:
-        case ngx_http_clawd_json_first_value:
-
-            if (js->current != NGX_HTTP_CLAWD_JSON_NO_NODE || !object) {
-                goto done;
-            }
-
-            next = ngx_http_clawd_json_skim_scalar(p, last);
-
-            if (next == NULL) {
-                goto done;
-            }
-
-            state = ngx_http_clawd_json_behind;
-
-            if (next == last || *next != ',') {
-                break;
-            }
-
-            p = next++;
-
-            /* fall through */
-
-        case ngx_http_clawd_json_behind:
-
-            if (*p != ',') {
-                goto done;
-            }
-
-            state = object ? ngx_http_clawd_json_next_key
-                           : ngx_http_clawd_json_value;
-            break;
-
-        default: /* ngx_http_clawd_json_colon */
-
-            if (*p != ':') {
-                goto done;
-            }
-
-            state = ngx_http_clawd_json_value;
-        }
-    }
-
-done:
-
-    js->state = state;
+    js->object = (u_char) object;
 
     return p;
 }
@@ -648,234 +614,316 @@ ngx_http_clawd_json_skim_number(u_char *p, u_char *last)
 }
 
 
-static ngx_http_clawd_json_event_e
-ngx_http_clawd_json_punctuation(ngx_http_clawd_json_t *js, u_char **pos)
+static u_char *
+ngx_http_clawd_json_punctuation(ngx_http_clawd_json_t *js, u_char *p)
 {
-    u_char      c;
-    ngx_uint_t  state, object;
+    ngx_uint_t  state;
 
-    c = **pos;
     state = js->state;
 
-    if (c == ':' && state == ngx_http_clawd_json_colon) {
+    if (*p == ',' && state == ngx_http_clawd_json_behind) {
+        js->state = js->object ? ngx_http_clawd_json_next_key
+                               : ngx_http_clawd_json_value;
+        return p + 1;
+    }
+
+    if (*p == ':' && state == ngx_http_clawd_json_colon) {
         js->state = ngx_http_clawd_json_value;
-        (*pos)++;
-
-        return NGX_HTTP_CLAWD_JSON_AGAIN;
+        return p + 1;
     }
 
-    object = ngx_http_clawd_json_in_object(js);
-
-    if (c == ',' && state == ngx_http_clawd_json_behind) {
-        js->state = object ? ngx_http_clawd_json_next_key
-                           : ngx_http_clawd_json_value;
-        (*pos)++;
-
-        return NGX_HTTP_CLAWD_JSON_AGAIN;
-    }
-
-    if (c == (object ? '}' : ']')
+    if (*p == (js->object ? '}' : ']')
         && (state == ngx_http_clawd_json_behind
             || state == ngx_http_clawd_json_first_key
             || state == ngx_http_clawd_json_first_value))
     {
-        return ngx_http_clawd_json_close(js, pos);
+        return ngx_http_clawd_json_close(js, p);
     }
 
-    return ngx_http_clawd_json_fail(js, NGX_HTTP_CLAWD_JSON_SYNTAX);
+    ngx_http_clawd_json_fail(js, NGX_HTTP_CLAWD_JSON_SYNTAX);
+
+    return p;
+}
+
+
+/* mostly the key and its colon lie here, and nothing is kept */
+
+static u_char *
+ngx_http_clawd_json_begin_key(ngx_http_clawd_json_t *js, u_char *p,
+    u_char *last)
+{
+    u_char  *key;
+
+    js->key_start = ngx_http_clawd_json_at(js, p);
+
+    key = p + 1;
+    p = ngx_http_clawd_json_plain(key, last);
+
+    if (p == last || *p != '"') {
+        js->key_len = 0;
+        js->high = 0;
+        js->state = ngx_http_clawd_json_in_key;
+
+        return key;
+    }
+
+    js->state = ngx_http_clawd_json_colon;
+    ngx_http_clawd_json_end_key(js, key, p - key);
+
+    p++;
+
+    if (p < last && *p == ':' && js->state == ngx_http_clawd_json_colon) {
+        js->state = ngx_http_clawd_json_value;
+        p++;
+    }
+
+    return p;
 }
 
 
 /* in an object the key has named the value's node already */
 
-static ngx_http_clawd_json_event_e
-ngx_http_clawd_json_begin_value(ngx_http_clawd_json_t *js, u_char **pos,
+static u_char *
+ngx_http_clawd_json_begin_value(ngx_http_clawd_json_t *js, u_char *p,
     u_char *last)
 {
-    u_char  c;
+    u_char  *end;
 
-    if (js->depth && !ngx_http_clawd_json_in_object(js)) {
-        js->current = ngx_http_clawd_json_known(js)
+    if (js->depth && !js->object) {
+        js->current = js->known
                       ? ngx_http_clawd_json_child(js,
                                                   js->path[js->depth - 1],
                                                   (u_char *) "*", 1)
                       : NGX_HTTP_CLAWD_JSON_NO_NODE;
     }
 
-    c = **pos;
+    switch (*p) {
 
-    if (c == '{' || c == '[') {
-        return ngx_http_clawd_json_open(js, pos, c == '{');
+    case '{':
+    case '[':
+        return ngx_http_clawd_json_open(js, p);
+
+    case '"':
+        return ngx_http_clawd_json_begin_string(js, p, last);
     }
 
-    js->start = ngx_http_clawd_json_at(js, *pos);
+    if (js->current == NGX_HTTP_CLAWD_JSON_NO_NODE) {
+        end = ngx_http_clawd_json_skim_scalar(p, last);
+
+        if (end) {
+            js->state = ngx_http_clawd_json_behind;
+            return end;
+        }
+    }
+
+    return ngx_http_clawd_json_begin_scalar(js, p, last);
+}
+
+
+static u_char *
+ngx_http_clawd_json_begin_string(ngx_http_clawd_json_t *js, u_char *p,
+    u_char *last)
+{
+    u_char  *start;
+
+    start = p + 1;
+
+    js->high = 0;
+    js->state = ngx_http_clawd_json_in_string;
+
+    if (js->current == NGX_HTTP_CLAWD_JSON_NO_NODE) {
+        p = ngx_http_clawd_json_pass(start, last);
+
+        if (p < last && *p == '"') {
+            js->state = ngx_http_clawd_json_behind;
+            p++;
+        }
+
+        return p;
+    }
+
+    js->start = ngx_http_clawd_json_at(js, p);
+    js->type = NGX_HTTP_CLAWD_JSON_STRING;
     js->text_len = 0;
     js->truncated = 0;
     js->invalid = 0;
-    js->size = 0;
-    js->sub = 0;
 
-    switch (c) {
+    if (ngx_http_clawd_json_captured(js)) {
+        p = ngx_http_clawd_json_plain(start, last);
+        ngx_http_clawd_json_keep(js, start, p - start);
 
-    case '"':
-        return ngx_http_clawd_json_begin_string(js, pos, last);
-
-    case 't':
-        js->type = NGX_HTTP_CLAWD_JSON_TRUE;
-        break;
-
-    case 'f':
-        js->type = NGX_HTTP_CLAWD_JSON_FALSE;
-        break;
-
-    case 'n':
-        js->type = NGX_HTTP_CLAWD_JSON_NULL;
-        break;
-
-    default:
-
-        if (c != '-' && (c < '0' || c > '9')) {
-            return ngx_http_clawd_json_fail(js, NGX_HTTP_CLAWD_JSON_SYNTAX);
-        }
-
-        js->type = NGX_HTTP_CLAWD_JSON_NUMBER;
-        js->state = ngx_http_clawd_json_in_number;
-        js->sub = (c == '-') ? ngx_http_clawd_json_minus
-                  : (c == '0') ? ngx_http_clawd_json_zero
-                               : ngx_http_clawd_json_int;
-        ngx_http_clawd_json_keep(js, *pos, 1);
-
-        return (++*pos < last) ? ngx_http_clawd_json_number(js, pos, last)
-                               : NGX_HTTP_CLAWD_JSON_AGAIN;
+    } else {
+        p = ngx_http_clawd_json_pass(start, last);
     }
+
+    if (p < last && *p == '"') {
+        p++;
+        ngx_http_clawd_json_end_scalar(js, p);
+    }
+
+    return p;
+}
+
+
+static u_char *
+ngx_http_clawd_json_begin_scalar(ngx_http_clawd_json_t *js, u_char *p,
+    u_char *last)
+{
+    u_char  *end;
+
+    js->start = ngx_http_clawd_json_at(js, p);
+    js->text_len = 0;
+    js->truncated = 0;
+    js->invalid = 0;
+    js->sub = 0;
 
     js->state = ngx_http_clawd_json_in_literal;
 
-    return ngx_http_clawd_json_literal(js, pos, last);
+    switch (*p) {
+
+    case 't':
+        js->type = NGX_HTTP_CLAWD_JSON_TRUE;
+        return ngx_http_clawd_json_literal(js, p, last);
+
+    case 'f':
+        js->type = NGX_HTTP_CLAWD_JSON_FALSE;
+        return ngx_http_clawd_json_literal(js, p, last);
+
+    case 'n':
+        js->type = NGX_HTTP_CLAWD_JSON_NULL;
+        return ngx_http_clawd_json_literal(js, p, last);
+    }
+
+    js->type = NGX_HTTP_CLAWD_JSON_NUMBER;
+
+    end = ngx_http_clawd_json_skim_number(p, last);
+
+    if (end) {
+        ngx_http_clawd_json_keep(js, p, end - p);
+        ngx_http_clawd_json_end_scalar(js, end);
+
+        return end;
+    }
+
+    if (*p != '-' && (*p < '0' || *p > '9')) {
+        ngx_http_clawd_json_fail(js, NGX_HTTP_CLAWD_JSON_SYNTAX);
+        return p;
+    }
+
+    js->state = ngx_http_clawd_json_in_number;
+    js->sub = (*p == '-') ? ngx_http_clawd_json_minus
+              : (*p == '0') ? ngx_http_clawd_json_zero
+                            : ngx_http_clawd_json_int;
+
+    ngx_http_clawd_json_keep(js, p, 1);
+
+    return ngx_http_clawd_json_number(js, p + 1, last);
 }
 
 
-static ngx_http_clawd_json_event_e
-ngx_http_clawd_json_begin_string(ngx_http_clawd_json_t *js, u_char **pos,
-    u_char *last)
-{
-    u_char      *p, *q;
-    ngx_uint_t   captured;
-
-    p = *pos + 1;
-    captured = ngx_http_clawd_json_captured(js);
-
-    js->type = NGX_HTTP_CLAWD_JSON_STRING;
-    js->state = ngx_http_clawd_json_in_string;
-    js->high = 0;
-
-    q = captured ? ngx_http_clawd_json_skip(p, last)
-                 : ngx_http_clawd_json_pass(p, last);
-
-    if (captured) {
-        ngx_http_clawd_json_keep(js, p, q - p);
-    }
-
-    if (q < last && *q == '"') {
-        *pos = ++q;
-        return ngx_http_clawd_json_end_scalar(js, q);
-    }
-
-    *pos = q;
-
-    return NGX_HTTP_CLAWD_JSON_AGAIN;
-}
-
-
-static ngx_http_clawd_json_event_e
-ngx_http_clawd_json_open(ngx_http_clawd_json_t *js, u_char **pos,
-    ngx_uint_t object)
+static u_char *
+ngx_http_clawd_json_open(ngx_http_clawd_json_t *js, u_char *p)
 {
     u_char      bit;
     uint64_t    seen;
     ngx_uint_t  i, level;
 
     if (js->depth == NGX_HTTP_CLAWD_JSON_DEPTH) {
-        return ngx_http_clawd_json_fail(js, NGX_HTTP_CLAWD_JSON_TOO_DEEP);
+        ngx_http_clawd_json_fail(js, NGX_HTTP_CLAWD_JSON_TOO_DEEP);
+        return p;
     }
 
     level = js->depth++;
     bit = 1 << (level % 8);
 
-    if (object) {
+    js->start = ngx_http_clawd_json_at(js, p);
+    js->object = (*p == '{');
+
+    if (js->object) {
+        js->type = NGX_HTTP_CLAWD_JSON_OBJECT;
         js->stack[level / 8] |= bit;
         js->state = ngx_http_clawd_json_first_key;
 
     } else {
+        js->type = NGX_HTTP_CLAWD_JSON_ARRAY;
         js->stack[level / 8] &= ~bit;
         js->state = ngx_http_clawd_json_first_value;
     }
-
-    js->start = ngx_http_clawd_json_at(js, *pos);
-    js->type = object ? NGX_HTTP_CLAWD_JSON_OBJECT : NGX_HTTP_CLAWD_JSON_ARRAY;
-
-    (*pos)++;
 
     if (level == NGX_HTTP_CLAWD_JSON_PATH) {
         js->current = NGX_HTTP_CLAWD_JSON_NO_NODE;
     }
 
     if (js->current == NGX_HTTP_CLAWD_JSON_NO_NODE) {
-        return NGX_HTTP_CLAWD_JSON_AGAIN;
+        js->known = 0;
+        return p + 1;
     }
 
     /* a node is only ever found where all that is around it has one */
 
+    js->node = js->current;
+    js->known = js->table->parents >> js->node & 1;
     js->path[level] = js->current;
     js->begin[level] = js->start;
     js->matched = js->depth;
 
     /* what was seen in another object of this node does not count here */
 
-    if (js->table->controls >> js->current & 1) {
+    if (js->table->controls >> js->node & 1) {
 
         for (seen = js->seen; seen; seen &= seen - 1) {
             i = __builtin_ctzll(seen);
 
-            if (js->table->nodes[i].parent == js->current) {
+            if (js->table->nodes[i].parent == js->node) {
                 js->seen &= ~((uint64_t) 1 << i);
             }
         }
     }
 
-    js->node = js->current;
+    if (!(js->table->nodes[js->node].flags & NGX_HTTP_CLAWD_JSON_STEP)) {
+        js->event = NGX_HTTP_CLAWD_JSON_BEGIN;
+    }
 
-    return (js->table->nodes[js->node].flags & NGX_HTTP_CLAWD_JSON_STEP)
-           ? NGX_HTTP_CLAWD_JSON_AGAIN : NGX_HTTP_CLAWD_JSON_BEGIN;
+    return p + 1;
 }
 
 
-static ngx_http_clawd_json_event_e
-ngx_http_clawd_json_close(ngx_http_clawd_json_t *js, u_char **pos)
+static u_char *
+ngx_http_clawd_json_close(ngx_http_clawd_json_t *js, u_char *p)
 {
-    ngx_uint_t  known, level;
+    ngx_uint_t  level;
 
-    known = (js->matched == js->depth);
+    p++;
+
+    js->type = js->object ? NGX_HTTP_CLAWD_JSON_OBJECT
+                          : NGX_HTTP_CLAWD_JSON_ARRAY;
     level = --js->depth;
 
-    (*pos)++;
+    if (level) {
+        js->object = js->stack[(level - 1) / 8] >> ((level - 1) % 8) & 1;
+        js->state = ngx_http_clawd_json_behind;
 
-    js->state = js->depth ? ngx_http_clawd_json_behind
-                          : ngx_http_clawd_json_done;
-
-    if (!known) {
-        return NGX_HTTP_CLAWD_JSON_AGAIN;
+    } else {
+        js->state = ngx_http_clawd_json_done;
     }
 
-    js->matched = js->depth;
+    if (js->matched <= level) {
+        js->known = (js->matched == level
+                     && (js->table->parents >> js->path[level - 1] & 1));
+        return p;
+    }
+
+    js->matched = level;
+    js->known = 1;
     js->node = js->path[level];
     js->start = js->begin[level];
-    js->end = ngx_http_clawd_json_at(js, *pos);
-    js->type = (js->stack[level / 8] & (1 << (level % 8)))
-               ? NGX_HTTP_CLAWD_JSON_OBJECT : NGX_HTTP_CLAWD_JSON_ARRAY;
+    js->end = ngx_http_clawd_json_at(js, p);
 
-    return (js->table->nodes[js->node].flags & NGX_HTTP_CLAWD_JSON_STEP)
-           ? NGX_HTTP_CLAWD_JSON_AGAIN : NGX_HTTP_CLAWD_JSON_END;
+    if (!(js->table->nodes[js->node].flags & NGX_HTTP_CLAWD_JSON_STEP)) {
+        js->event = NGX_HTTP_CLAWD_JSON_END;
+    }
+
+    return p;
 }
 
 
@@ -884,94 +932,133 @@ ngx_http_clawd_json_close(ngx_http_clawd_json_t *js, u_char **pos)
 static u_char *
 ngx_http_clawd_json_pass(u_char *p, u_char *last)
 {
+#if defined(__SSE2__)
+    u_char    *q;
+    uint32_t   mask;
+
+    while (last - p >= 16) {
+        mask = ngx_http_clawd_json_special(p);
+
+        if (mask == 0) {
+            p += 16;
+            continue;
+        }
+
+        /* escapes are counted off in the mask, both bytes of each */
+
+        do {
+            q = p + __builtin_ctz(mask);
+
+            if (!ngx_http_clawd_json_is_escape(q, last)) {
+                return q;
+            }
+
+            mask &= ~((uint32_t) 3 << (q - p));
+
+        } while (mask);
+
+        p = ngx_max(p + 16, q + 2);
+    }
+#endif
+
     for ( ;; ) {
-        p = ngx_http_clawd_json_skip(p, last);
+        p = ngx_http_clawd_json_plain(p, last);
 
-        if (last - p < 2 || *p != '\\') {
+        if (p == last || !ngx_http_clawd_json_is_escape(p, last)) {
             return p;
         }
 
-        switch (p[1]) {
+        p += 2;
+    }
+}
 
-        case '"': case '\\': case '/': case 'b':
-        case 'f': case 'n':  case 'r': case 't':
-            p += 2;
-            break;
 
-        default:
+/* whether both bytes of it are here; \u is looked at digit by digit */
 
-            /* hex digits are looked at one by one, and what is no escape */
-            return p;
-        }
+static ngx_inline ngx_uint_t
+ngx_http_clawd_json_is_escape(u_char *p, u_char *last)
+{
+    if (*p != '\\' || last - p < 2) {
+        return 0;
+    }
+
+    switch (p[1]) {
+
+    case '"': case '\\': case '/': case 'b':
+    case 'f': case 'n':  case 'r': case 't':
+        return 1;
+
+    default:
+        return 0;
     }
 }
 
 
 /* of a key or a value, from behind its quote or from where a call left off */
 
-static ngx_http_clawd_json_event_e
-ngx_http_clawd_json_string(ngx_http_clawd_json_t *js, u_char **pos,
-    u_char *last)
+static u_char *
+ngx_http_clawd_json_string(ngx_http_clawd_json_t *js, u_char *p, u_char *last)
 {
-    u_char      *p, *start;
+    u_char      *start;
     ngx_uint_t   keep;
 
-    p = *pos;
     keep = (js->state == ngx_http_clawd_json_in_key)
-           ? ngx_http_clawd_json_known(js) : ngx_http_clawd_json_captured(js);
+           ? js->known : ngx_http_clawd_json_captured(js);
 
-    for ( ;; ) {
+    while (p < last) {
 
         if (js->escape) {
             if (ngx_http_clawd_json_escaped(js, *p) != NGX_OK) {
-                *pos = p;
-                return ngx_http_clawd_json_fail(js,
-                                                NGX_HTTP_CLAWD_JSON_SYNTAX);
+                ngx_http_clawd_json_fail(js, NGX_HTTP_CLAWD_JSON_SYNTAX);
+                return p;
             }
 
             p++;
+            continue;
+        }
 
-        } else {
-            start = p;
-            p = keep ? ngx_http_clawd_json_skip(p, last)
-                     : ngx_http_clawd_json_pass(p, last);
+        start = p;
+        p = keep ? ngx_http_clawd_json_plain(p, last)
+                 : ngx_http_clawd_json_pass(p, last);
 
-            if (p != start && keep) {
-                ngx_http_clawd_json_lone(js);
-                ngx_http_clawd_json_keep(js, start, p - start);
-            }
-
-            if (p < last && *p != '\\') {
-                break;
-            }
-
-            if (p < last) {
-                js->escape = NGX_HTTP_CLAWD_JSON_BACKSLASH;
-                p++;
-            }
+        if (p != start && keep) {
+            ngx_http_clawd_json_lone(js);
+            ngx_http_clawd_json_keep(js, start, p - start);
         }
 
         if (p == last) {
-            *pos = p;
-            return NGX_HTTP_CLAWD_JSON_AGAIN;
+            return p;
         }
+
+        if (*p != '\\') {
+            break;
+        }
+
+        js->escape = NGX_HTTP_CLAWD_JSON_BACKSLASH;
+        p++;
     }
 
-    *pos = p;
+    if (p == last) {
+        return p;
+    }
 
     if (*p != '"') {
-        return ngx_http_clawd_json_fail(js, NGX_HTTP_CLAWD_JSON_SYNTAX);
+        ngx_http_clawd_json_fail(js, NGX_HTTP_CLAWD_JSON_SYNTAX);
+        return p;
     }
 
     ngx_http_clawd_json_lone(js);
-    *pos = ++p;
+    p++;
 
     if (js->state == ngx_http_clawd_json_in_key) {
         js->state = ngx_http_clawd_json_colon;
-        return ngx_http_clawd_json_end_key(js, js->key, js->key_len);
+        ngx_http_clawd_json_end_key(js, js->key, js->key_len);
+
+    } else {
+        ngx_http_clawd_json_end_scalar(js, p);
     }
 
-    return ngx_http_clawd_json_end_scalar(js, p);
+    return p;
 }
 
 
@@ -1095,7 +1182,7 @@ ngx_http_clawd_json_keep(ngx_http_clawd_json_t *js, u_char *p, size_t len)
 {
     if (js->state == ngx_http_clawd_json_in_key) {
 
-        if (!ngx_http_clawd_json_known(js)
+        if (!js->known
             || js->key_len == NGX_HTTP_CLAWD_JSON_LONG_KEY)
         {
             return;
@@ -1126,7 +1213,7 @@ ngx_http_clawd_json_keep(ngx_http_clawd_json_t *js, u_char *p, size_t len)
 }
 
 
-static ngx_http_clawd_json_event_e
+static void
 ngx_http_clawd_json_end_key(ngx_http_clawd_json_t *js, u_char *key,
     size_t len)
 {
@@ -1135,20 +1222,23 @@ ngx_http_clawd_json_end_key(ngx_http_clawd_json_t *js, u_char *key,
 
     js->current = NGX_HTTP_CLAWD_JSON_NO_NODE;
 
-    if (!ngx_http_clawd_json_known(js) || len == 0
-        || len > NGX_HTTP_CLAWD_JSON_KEY || (len == 1 && *key == '*'))
-    {
-        return NGX_HTTP_CLAWD_JSON_AGAIN;
+    if (!js->known || len == 0 || len > NGX_HTTP_CLAWD_JSON_KEY) {
+        return;
     }
 
     parent = js->path[js->depth - 1];
 
     child = ngx_http_clawd_json_child(js, parent, key, len);
 
-    if (child == NGX_HTTP_CLAWD_JSON_NO_NODE) {
-        return (js->table->controls >> parent & 1)
-               ? ngx_http_clawd_json_folded(js, parent, key, len)
-               : NGX_HTTP_CLAWD_JSON_AGAIN;
+    /* "*" is no key, but stands for the elements of an array */
+
+    if (child == NGX_HTTP_CLAWD_JSON_NO_NODE || *key == '*') {
+
+        if (js->table->controls >> parent & 1) {
+            ngx_http_clawd_json_folded(js, parent, key, len);
+        }
+
+        return;
     }
 
     js->current = child;
@@ -1158,18 +1248,15 @@ ngx_http_clawd_json_end_key(ngx_http_clawd_json_t *js, u_char *key,
 
         if (js->seen & bit) {
             js->node = child;
-            return ngx_http_clawd_json_fail(js,
-                                            NGX_HTTP_CLAWD_JSON_DUPLICATE);
+            ngx_http_clawd_json_fail(js, NGX_HTTP_CLAWD_JSON_DUPLICATE);
         }
 
         js->seen |= bit;
     }
-
-    return NGX_HTTP_CLAWD_JSON_AGAIN;
 }
 
 
-static ngx_uint_t
+static ngx_inline ngx_uint_t
 ngx_http_clawd_json_child(ngx_http_clawd_json_t *js, ngx_uint_t parent,
     u_char *key, size_t len)
 {
@@ -1183,7 +1270,7 @@ ngx_http_clawd_json_child(ngx_http_clawd_json_t *js, ngx_uint_t parent,
         node = &js->table->nodes[i];
 
         if (node->parent == parent && node->key.len == len
-            && ngx_memcmp(node->key.data, key, len) == 0)
+            && ngx_http_clawd_json_same(node->key.data, key, len))
         {
             return i;
         }
@@ -1193,9 +1280,48 @@ ngx_http_clawd_json_child(ngx_http_clawd_json_t *js, ngx_uint_t parent,
 }
 
 
+/* short keys are not worth the call of a function */
+
+static ngx_inline ngx_uint_t
+ngx_http_clawd_json_same(u_char *a, u_char *b, size_t len)
+{
+    uint32_t  x, y;
+    uint64_t  v, w;
+
+    for ( /* void */ ; len >= sizeof(v); a += sizeof(v), b += sizeof(v)) {
+        ngx_memcpy(&v, a, sizeof(v));
+        ngx_memcpy(&w, b, sizeof(v));
+
+        if (v != w) {
+            return 0;
+        }
+
+        len -= sizeof(v);
+    }
+
+    if (len >= sizeof(x)) {
+        ngx_memcpy(&x, a, sizeof(x));
+        ngx_memcpy(&y, b, sizeof(x));
+
+        if (x != y) {
+            return 0;
+        }
+
+        a += sizeof(x);
+        b += sizeof(x);
+        len -= sizeof(x);
+    }
+
+    /* the first, the last and the one between them */
+
+    return len == 0 || (a[0] == b[0] && a[len - 1] == b[len - 1]
+                        && a[len / 2] == b[len / 2]);
+}
+
+
 /* an upstream may take this key, which names nothing, for a CONTROL one */
 
-static ngx_http_clawd_json_event_e
+static void
 ngx_http_clawd_json_folded(ngx_http_clawd_json_t *js, ngx_uint_t parent,
     u_char *key, size_t len)
 {
@@ -1212,7 +1338,7 @@ ngx_http_clawd_json_folded(ngx_http_clawd_json_t *js, ngx_uint_t parent,
     }
 
     if (p == last) {
-        return NGX_HTTP_CLAWD_JSON_AGAIN;
+        return;
     }
 
     dst = fold;
@@ -1242,7 +1368,7 @@ ngx_http_clawd_json_folded(ngx_http_clawd_json_t *js, ngx_uint_t parent,
     }
 
     if (!differs) {
-        return NGX_HTTP_CLAWD_JSON_AGAIN;
+        return;
     }
 
     child = ngx_http_clawd_json_child(js, parent, fold, dst - fold);
@@ -1250,25 +1376,26 @@ ngx_http_clawd_json_folded(ngx_http_clawd_json_t *js, ngx_uint_t parent,
     if (child == NGX_HTTP_CLAWD_JSON_NO_NODE
         || !(js->table->nodes[child].flags & NGX_HTTP_CLAWD_JSON_CONTROL))
     {
-        return NGX_HTTP_CLAWD_JSON_AGAIN;
+        return;
     }
 
     js->node = child;
 
-    return ngx_http_clawd_json_fail(js, NGX_HTTP_CLAWD_JSON_FOLDED);
+    ngx_http_clawd_json_fail(js, NGX_HTTP_CLAWD_JSON_FOLDED);
 }
 
 
-static ngx_http_clawd_json_event_e
+static void
 ngx_http_clawd_json_end_scalar(ngx_http_clawd_json_t *js, u_char *p)
 {
     js->state = js->depth ? ngx_http_clawd_json_behind
                           : ngx_http_clawd_json_done;
 
     if (js->current == NGX_HTTP_CLAWD_JSON_NO_NODE) {
-        return NGX_HTTP_CLAWD_JSON_AGAIN;
+        return;
     }
 
+    js->event = NGX_HTTP_CLAWD_JSON_SCALAR;
     js->node = js->current;
     js->end = ngx_http_clawd_json_at(js, p);
 
@@ -1276,8 +1403,6 @@ ngx_http_clawd_json_end_scalar(ngx_http_clawd_json_t *js, u_char *p)
         js->size = js->end - js->start - 2;
         ngx_http_clawd_json_check(js);
     }
-
-    return NGX_HTTP_CLAWD_JSON_SCALAR;
 }
 
 
@@ -1315,32 +1440,31 @@ ngx_http_clawd_json_check(ngx_http_clawd_json_t *js)
 }
 
 
-static ngx_http_clawd_json_event_e
-ngx_http_clawd_json_number(ngx_http_clawd_json_t *js, u_char **pos,
-    u_char *last)
+static u_char *
+ngx_http_clawd_json_number(ngx_http_clawd_json_t *js, u_char *p, u_char *last)
 {
-    u_char  *p, *start;
+    u_char  *start;
 
-    start = *pos;
+    start = p;
 
-    for (p = start; p < last; p++) {
-        if (!ngx_http_clawd_json_digit(js, *p)) {
-            break;
-        }
+    while (p < last && ngx_http_clawd_json_digit(js, *p)) {
+        p++;
     }
 
     ngx_http_clawd_json_keep(js, start, p - start);
-    *pos = p;
 
     if (p == last) {
-        return NGX_HTTP_CLAWD_JSON_AGAIN;
+        return p;
     }
 
-    if (!ngx_http_clawd_json_whole(js)) {
-        return ngx_http_clawd_json_fail(js, NGX_HTTP_CLAWD_JSON_SYNTAX);
+    if (ngx_http_clawd_json_whole(js)) {
+        ngx_http_clawd_json_end_scalar(js, p);
+
+    } else {
+        ngx_http_clawd_json_fail(js, NGX_HTTP_CLAWD_JSON_SYNTAX);
     }
 
-    return ngx_http_clawd_json_end_scalar(js, p);
+    return p;
 }
 
 
@@ -1410,41 +1534,37 @@ ngx_http_clawd_json_whole(ngx_http_clawd_json_t *js)
 }
 
 
-static ngx_http_clawd_json_event_e
-ngx_http_clawd_json_literal(ngx_http_clawd_json_t *js, u_char **pos,
+static u_char *
+ngx_http_clawd_json_literal(ngx_http_clawd_json_t *js, u_char *p,
     u_char *last)
 {
-    u_char      *p;
     const char  *word;
 
     word = (js->type == NGX_HTTP_CLAWD_JSON_TRUE) ? "true"
            : (js->type == NGX_HTTP_CLAWD_JSON_FALSE) ? "false" : "null";
 
-    for (p = *pos; p < last && word[js->sub]; p++, js->sub++) {
+    for ( /* void */ ; p < last && word[js->sub]; p++, js->sub++) {
         if (*p != (u_char) word[js->sub]) {
-            *pos = p;
-            return ngx_http_clawd_json_fail(js, NGX_HTTP_CLAWD_JSON_SYNTAX);
+            ngx_http_clawd_json_fail(js, NGX_HTTP_CLAWD_JSON_SYNTAX);
+            return p;
         }
     }
 
-    *pos = p;
-
-    if (word[js->sub]) {
-        return NGX_HTTP_CLAWD_JSON_AGAIN;
+    if (word[js->sub] == '\0') {
+        ngx_http_clawd_json_end_scalar(js, p);
     }
 
-    return ngx_http_clawd_json_end_scalar(js, p);
+    return p;
 }
 
 
-static ngx_http_clawd_json_event_e
+static void
 ngx_http_clawd_json_fail(ngx_http_clawd_json_t *js,
     ngx_http_clawd_json_error_e error)
 {
     js->state = ngx_http_clawd_json_failed;
+    js->event = NGX_HTTP_CLAWD_JSON_ERROR;
     js->error = error;
-
-    return NGX_HTTP_CLAWD_JSON_ERROR;
 }
 
 
@@ -1480,36 +1600,7 @@ ngx_http_clawd_json_count(ngx_http_clawd_json_t *js)
 u_char *
 ngx_http_clawd_json_skip(u_char *p, u_char *last)
 {
-#if defined(__SSE2__)
-    int      mask;
-    __m128i  v, quote, slash, space;
-
-    quote = _mm_set1_epi8('"');
-    slash = _mm_set1_epi8('\\');
-    space = _mm_set1_epi8(0x1f);
-
-    while (last - p >= 16) {
-        v = _mm_loadu_si128((const __m128i *) p);
-
-        /* unsigned v <= 0x1f: the smaller of the two is v itself */
-
-        mask = _mm_movemask_epi8(
-                   _mm_or_si128(_mm_or_si128(_mm_cmpeq_epi8(v, quote),
-                                             _mm_cmpeq_epi8(v, slash)),
-                                _mm_cmpeq_epi8(_mm_min_epu8(v, space), v)));
-        if (mask) {
-            return p + __builtin_ctz((unsigned) mask);
-        }
-
-        p += 16;
-    }
-#endif
-
-    while (p < last && *p != '"' && *p != '\\' && *p >= 0x20) {
-        p++;
-    }
-
-    return p;
+    return ngx_http_clawd_json_plain(p, last);
 }
 
 

@@ -122,11 +122,10 @@ typedef struct {
 
     /* private: how far the scan is */
 
+    ngx_http_clawd_json_event_e  event;       /* what to tell, or AGAIN */
     off_t                        offset;
     u_char                      *origin;      /* of the running call */
     off_t                        begin[NGX_HTTP_CLAWD_JSON_PATH];
-    uint64_t                     parents;     /* nodes that have children */
-    uint64_t                     controls;    /* …CONTROL ones */
     uint64_t                     seen;        /* CONTROL nodes met */
     uint32_t                     code;        /* \uXXXX being read */
     uint32_t                     high;        /* a high surrogate before it */
@@ -137,6 +136,9 @@ typedef struct {
     u_char                       state;
     u_char                       sub;         /* within a literal, number… */
     u_char                       escape;      /* within an escape */
+    u_char                       object;      /* what is open is one */
+    u_char                       known;       /* members or elements of what
+                                                 is open can have a node */
     u_char                       current;     /* node of the value, or NONE */
     u_char                       path[NGX_HTTP_CLAWD_JSON_PATH];
     u_char                       stack[NGX_HTTP_CLAWD_JSON_DEPTH / 8];
