@@ -84,7 +84,7 @@ read_file(const char *name, size_t *len)
 int
 main(int argc, char **argv)
 {
-    int      i;
+    int      i, n, turns;
     size_t   len;
     double   start, t, best;
     u_char  *p;
@@ -99,15 +99,21 @@ main(int argc, char **argv)
         best = 1e9;
         start = now();
 
+        /* a small one alone is shorter than what the clock can tell */
+
+        turns = 1 + (1 << 20) / (int) len;
+
         do {
             t = now();
 
-            if (scan(p, p + len) != NGX_OK) {
-                fprintf(stderr, "scan: %s was refused\n", argv[i]);
-                return 1;
+            for (n = 0; n < turns; n++) {
+                if (scan(p, p + len) != NGX_OK) {
+                    fprintf(stderr, "scan: %s was refused\n", argv[i]);
+                    return 1;
+                }
             }
 
-            t = now() - t;
+            t = (now() - t) / turns;
             best = ngx_min(best, t);
 
         } while (now() - start < 1);

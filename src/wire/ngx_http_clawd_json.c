@@ -409,7 +409,7 @@ ngx_http_clawd_json_space(u_char *p, u_char *last)
 /*
  * Most of a body is below paths that nobody asked for: this passes over what
  * is plain there, as whole tokens, until it is back where keys count, and
- * leaves everything odd to step().
+ * leaves everything odd to walk().
  */
 
 static u_char *
