@@ -20,6 +20,9 @@
 #include "ngx_http_clawd_registry.h"
 
 
+#pragma GCC visibility push(hidden)
+
+
 #if (nginx_version < 1022000)
 #error "clawd needs NGINX 1.22.0 or newer"
 #endif
@@ -205,6 +208,9 @@ ngx_int_t ngx_http_clawd_index_variables(ngx_conf_t *cf);
  */
 ngx_int_t ngx_http_clawd_upstream_name(ngx_http_request_t *r,
     ngx_str_t *name, ngx_str_t *host);
+
+
+#pragma GCC visibility pop
 
 
 #endif /* _NGX_HTTP_CLAWD_H_INCLUDED_ */

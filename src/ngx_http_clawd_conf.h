@@ -11,6 +11,9 @@
 #include "ngx_http_clawd.h"
 
 
+#pragma GCC visibility push(hidden)
+
+
 void *ngx_http_clawd_create_main_conf(ngx_conf_t *cf);
 char *ngx_http_clawd_init_main_conf(ngx_conf_t *cf, void *conf);
 void *ngx_http_clawd_create_srv_conf(ngx_conf_t *cf);
@@ -27,6 +30,9 @@ char *ngx_http_clawd_conf_max_tokens(ngx_conf_t *cf, ngx_command_t *cmd,
 char *ngx_http_clawd_conf_cors(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
 char *ngx_http_clawd_conf_metrics(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
+
+
+#pragma GCC visibility pop
 
 
 #endif /* _NGX_HTTP_CLAWD_CONF_H_INCLUDED_ */

@@ -11,6 +11,9 @@
 #include "ngx_http_clawd.h"
 
 
+#pragma GCC visibility push(hidden)
+
+
 /*
  * What a state returns: NGX_OK (the next state), NGX_DONE (it waits and will
  * resume the phases), or a status that ends the request.
@@ -64,6 +67,9 @@ ngx_int_t ngx_http_clawd_headers_read(ngx_http_request_t *r,
  */
 ngx_int_t ngx_http_clawd_headers_strip(ngx_http_request_t *r,
     ngx_http_clawd_ctx_t *ctx);
+
+
+#pragma GCC visibility pop
 
 
 #endif /* _NGX_HTTP_CLAWD_GATE_H_INCLUDED_ */

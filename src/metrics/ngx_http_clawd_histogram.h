@@ -14,6 +14,9 @@
 #include <ngx_core.h>
 
 
+#pragma GCC visibility push(hidden)
+
+
 #define NGX_HTTP_CLAWD_BUCKETS  22     /* at most, with +Inf */
 #define NGX_HTTP_CLAWD_ID_LEN   64     /* of a request id in an exemplar */
 
@@ -91,6 +94,9 @@ uint64_t ngx_http_clawd_histogram_read(ngx_http_clawd_histogram_t *h,
 /* Drops the exemplar that the dead process pid was writing, if it was. */
 void ngx_http_clawd_histogram_reap(ngx_http_clawd_histogram_t *h,
     ngx_pid_t pid);
+
+
+#pragma GCC visibility pop
 
 
 #endif /* _NGX_HTTP_CLAWD_HISTOGRAM_H_INCLUDED_ */

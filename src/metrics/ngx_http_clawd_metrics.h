@@ -15,6 +15,9 @@
 #include "ngx_http_clawd_zone.h"
 
 
+#pragma GCC visibility push(hidden)
+
+
 /*
  * Answers GET and HEAD with all metrics, in Prometheus text or, when Accept
  * prefers it, in OpenMetrics; discards a body.  For use as, and returns what
@@ -22,6 +25,9 @@
  */
 ngx_int_t ngx_http_clawd_metrics_send(ngx_http_request_t *r,
     ngx_http_clawd_zone_t *zone);
+
+
+#pragma GCC visibility pop
 
 
 #endif /* _NGX_HTTP_CLAWD_METRICS_H_INCLUDED_ */

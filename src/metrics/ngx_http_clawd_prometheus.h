@@ -16,6 +16,9 @@
 #include "ngx_http_clawd_text.h"
 
 
+#pragma GCC visibility push(hidden)
+
+
 #define NGX_HTTP_CLAWD_VERSION  "0.1.0"
 
 
@@ -37,6 +40,9 @@ typedef struct {
 /* Writes all metrics.  t->failed tells of want of memory. */
 void ngx_http_clawd_prometheus_write(ngx_http_clawd_text_t *t,
     ngx_http_clawd_zone_t *zone, ngx_http_clawd_scrape_t *scrape);
+
+
+#pragma GCC visibility pop
 
 
 #endif /* _NGX_HTTP_CLAWD_PROMETHEUS_H_INCLUDED_ */

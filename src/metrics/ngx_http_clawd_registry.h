@@ -19,6 +19,9 @@
 #include "ngx_http_clawd_histogram.h"
 
 
+#pragma GCC visibility push(hidden)
+
+
 #define NGX_HTTP_CLAWD_MODELS     65     /* with "other" at 0 */
 #define NGX_HTTP_CLAWD_USERS      129    /* with "other" at 0 */
 
@@ -234,6 +237,9 @@ uint64_t ngx_http_clawd_registry_in_flight(ngx_http_clawd_zone_t *zone,
 
 /* The scale of a histogram of a model. */
 ngx_http_clawd_scale_e ngx_http_clawd_registry_scale(ngx_uint_t hist);
+
+
+#pragma GCC visibility pop
 
 
 #endif /* _NGX_HTTP_CLAWD_REGISTRY_H_INCLUDED_ */

@@ -15,6 +15,9 @@
 #include "ngx_http_clawd_histogram.h"
 
 
+#pragma GCC visibility push(hidden)
+
+
 typedef struct ngx_http_clawd_text_s  ngx_http_clawd_text_t;
 
 
@@ -86,6 +89,9 @@ ngx_uint_t ngx_http_clawd_text_wants_openmetrics(ngx_str_t *accept);
  * characters.
  */
 ngx_uint_t ngx_http_clawd_text_label_valid(ngx_str_t *name);
+
+
+#pragma GCC visibility pop
 
 
 #endif /* _NGX_HTTP_CLAWD_TEXT_H_INCLUDED_ */

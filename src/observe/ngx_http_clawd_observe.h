@@ -12,6 +12,9 @@
 #include "ngx_http_clawd.h"
 
 
+#pragma GCC visibility push(hidden)
+
+
 /* a copy of a compressed answer is inflated to be read */
 
 typedef struct ngx_http_clawd_inflate_s  ngx_http_clawd_inflate_t;
@@ -125,6 +128,9 @@ ngx_http_clawd_inflate_t *ngx_http_clawd_inflate_create(
 ngx_int_t ngx_http_clawd_inflate(ngx_http_clawd_inflate_t *inf, u_char *src,
     u_char *last, void (*read)(void *data, u_char *p, u_char *last),
     void *data);
+
+
+#pragma GCC visibility pop
 
 
 #endif /* _NGX_HTTP_CLAWD_OBSERVE_H_INCLUDED_ */

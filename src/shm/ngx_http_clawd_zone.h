@@ -15,6 +15,9 @@
 #include <ngx_core.h>
 
 
+#pragma GCC visibility push(hidden)
+
+
 #define NGX_HTTP_CLAWD_ZONE_AREAS  8      /* at most */
 
 
@@ -113,6 +116,9 @@ ngx_http_clawd_zone(ngx_shm_zone_t *shm_zone)
 {
     return shm_zone->data;
 }
+
+
+#pragma GCC visibility pop
 
 
 #endif /* _NGX_HTTP_CLAWD_ZONE_H_INCLUDED_ */

@@ -70,6 +70,7 @@ typedef struct {
 
 #define C  NGX_HTTP_CLAWD_JSON_CAPTURE
 #define S  NGX_HTTP_CLAWD_JSON_STEP
+#define B  NGX_HTTP_CLAWD_JSON_NO_END
 
 #define ngx_http_clawd_table(name)                                            \
     { ngx_http_clawd_json_table(name##_nodes), name##_is }
@@ -79,7 +80,7 @@ static const ngx_http_clawd_json_node_t  ngx_http_clawd_chat_nodes[] = {
     /*  0 */ { ngx_null_string, 0, S },
     /*  1 */ { ngx_string("model"), 0, C },
     /*  2 */ { ngx_string("choices"), 0, 0 },
-    /*  3 */ { ngx_string("*"), 2, 0 },
+    /*  3 */ { ngx_string("*"), 2, B },
     /*  4 */ { ngx_string("finish_reason"), 3, C },
     /*  5 */ { ngx_string("text"), 3, 0 },
     /*  6 */ { ngx_string("delta"), 3, S },
@@ -88,7 +89,7 @@ static const ngx_http_clawd_json_node_t  ngx_http_clawd_chat_nodes[] = {
     /*  9 */ { ngx_string("reasoning_content"), 6, 0 },
     /* 10 */ { ngx_string("refusal"), 6, 0 },
     /* 11 */ { ngx_string("tool_calls"), 6, S },
-    /* 12 */ { ngx_string("*"), 11, 0 },
+    /* 12 */ { ngx_string("*"), 11, B },
     /* 13 */ { ngx_string("function"), 12, S },
     /* 14 */ { ngx_string("arguments"), 13, 0 },
     /* 15 */ { ngx_string("function_call"), 6, 0 },
@@ -99,15 +100,15 @@ static const ngx_http_clawd_json_node_t  ngx_http_clawd_chat_nodes[] = {
     /* 20 */ { ngx_string("reasoning_content"), 17, 0 },
     /* 21 */ { ngx_string("refusal"), 17, 0 },
     /* 22 */ { ngx_string("tool_calls"), 17, S },
-    /* 23 */ { ngx_string("*"), 22, 0 },
+    /* 23 */ { ngx_string("*"), 22, B },
     /* 24 */ { ngx_string("function"), 23, S },
     /* 25 */ { ngx_string("arguments"), 24, 0 },
     /* 26 */ { ngx_string("function_call"), 17, 0 },
     /* 27 */ { ngx_string("arguments"), 26, 0 },
-    /* 28 */ { ngx_string("usage"), 0, 0 },
+    /* 28 */ { ngx_string("usage"), 0, B },
     /* 29 */ { ngx_string("prompt_tokens"), 28, C },
     /* 30 */ { ngx_string("completion_tokens"), 28, C },
-    /* 31 */ { ngx_string("error"), 0, 0 }
+    /* 31 */ { ngx_string("error"), 0, B }
 };
 
 static const u_char  ngx_http_clawd_chat_is[] = {
@@ -133,14 +134,14 @@ static const ngx_http_clawd_json_node_t  ngx_http_clawd_responses_nodes[] = {
     /*  2 */ { ngx_string("model"), 0, C },
     /*  3 */ { ngx_string("status"), 0, C },
     /*  4 */ { ngx_string("delta"), 0, 0 },
-    /*  5 */ { ngx_string("usage"), 0, 0 },
+    /*  5 */ { ngx_string("usage"), 0, B },
     /*  6 */ { ngx_string("input_tokens"), 5, C },
     /*  7 */ { ngx_string("output_tokens"), 5, C },
-    /*  8 */ { ngx_string("error"), 0, 0 },
+    /*  8 */ { ngx_string("error"), 0, B },
     /*  9 */ { ngx_string("response"), 0, S },
     /* 10 */ { ngx_string("model"), 9, C },
     /* 11 */ { ngx_string("status"), 9, C },
-    /* 12 */ { ngx_string("usage"), 9, 0 },
+    /* 12 */ { ngx_string("usage"), 9, B },
     /* 13 */ { ngx_string("input_tokens"), 12, C },
     /* 14 */ { ngx_string("output_tokens"), 12, C },
     /* 15 */ { ngx_string("output"), 0, S },
@@ -172,7 +173,7 @@ static const ngx_http_clawd_json_node_t  ngx_http_clawd_messages_nodes[] = {
     /*  1 */ { ngx_string("type"), 0, C },
     /*  2 */ { ngx_string("model"), 0, C },
     /*  3 */ { ngx_string("stop_reason"), 0, C },
-    /*  4 */ { ngx_string("usage"), 0, 0 },
+    /*  4 */ { ngx_string("usage"), 0, B },
     /*  5 */ { ngx_string("input_tokens"), 4, C },
     /*  6 */ { ngx_string("output_tokens"), 4, C },
     /*  7 */ { ngx_string("cache_creation_input_tokens"), 4, C },
@@ -193,7 +194,7 @@ static const ngx_http_clawd_json_node_t  ngx_http_clawd_messages_nodes[] = {
     /* 22 */ { ngx_string("text"), 21, 0 },
     /* 23 */ { ngx_string("thinking"), 21, 0 },
     /* 24 */ { ngx_string("input"), 21, 0 },
-    /* 25 */ { ngx_string("error"), 0, 0 }
+    /* 25 */ { ngx_string("error"), 0, B }
 };
 
 static const u_char  ngx_http_clawd_messages_is[] = {
@@ -217,7 +218,7 @@ static const ngx_http_clawd_json_node_t  ngx_http_clawd_native_nodes[] = {
     /*  3 */ { ngx_string("content"), 2, 0 },
     /*  4 */ { ngx_string("thinking"), 2, 0 },
     /*  5 */ { ngx_string("tool_calls"), 2, S },
-    /*  6 */ { ngx_string("*"), 5, 0 },
+    /*  6 */ { ngx_string("*"), 5, B },
     /*  7 */ { ngx_string("function"), 6, S },
     /*  8 */ { ngx_string("arguments"), 7, 0 },
     /*  9 */ { ngx_string("response"), 0, 0 },
@@ -226,7 +227,7 @@ static const ngx_http_clawd_json_node_t  ngx_http_clawd_native_nodes[] = {
     /* 12 */ { ngx_string("done_reason"), 0, C },
     /* 13 */ { ngx_string("prompt_eval_count"), 0, C },
     /* 14 */ { ngx_string("eval_count"), 0, C },
-    /* 15 */ { ngx_string("error"), 0, 0 },
+    /* 15 */ { ngx_string("error"), 0, B },
     /* 16 */ { ngx_string("status"), 0, C }
 };
 
@@ -244,10 +245,10 @@ static const u_char  ngx_http_clawd_native_is[] = {
 static const ngx_http_clawd_json_node_t  ngx_http_clawd_embeddings_nodes[] = {
     /*  0 */ { ngx_null_string, 0, S },
     /*  1 */ { ngx_string("model"), 0, C },
-    /*  2 */ { ngx_string("usage"), 0, 0 },
+    /*  2 */ { ngx_string("usage"), 0, B },
     /*  3 */ { ngx_string("prompt_tokens"), 2, C },
     /*  4 */ { ngx_string("prompt_eval_count"), 0, C },
-    /*  5 */ { ngx_string("error"), 0, 0 }
+    /*  5 */ { ngx_string("error"), 0, B }
 };
 
 static const u_char  ngx_http_clawd_embeddings_is[] = {
@@ -258,6 +259,7 @@ static const u_char  ngx_http_clawd_embeddings_is[] = {
 
 #undef C
 #undef S
+#undef B
 
 
 /* in the order of ngx_http_clawd_format_e */

@@ -18,6 +18,9 @@
 #include "ngx_http_clawd_json.h"
 
 
+#pragma GCC visibility push(hidden)
+
+
 typedef enum {
     NGX_HTTP_CLAWD_FRAMING_NONE = 0,   /* not read at all */
     NGX_HTTP_CLAWD_FRAMING_JSON,
@@ -143,6 +146,9 @@ ngx_int_t ngx_http_clawd_answer_read(ngx_http_clawd_answer_t *a, u_char **pos,
  * how it ended.  To be called once; facts are final then.
  */
 ngx_http_clawd_end_e ngx_http_clawd_answer_end(ngx_http_clawd_answer_t *a);
+
+
+#pragma GCC visibility pop
 
 
 #endif /* _NGX_HTTP_CLAWD_ANSWER_H_INCLUDED_ */

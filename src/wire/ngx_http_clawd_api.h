@@ -13,6 +13,9 @@
 #include <ngx_core.h>
 
 
+#pragma GCC visibility push(hidden)
+
+
 /* whose error shape and habits a path follows */
 
 typedef enum {
@@ -75,6 +78,9 @@ ngx_http_clawd_family_e ngx_http_clawd_api_family(ngx_str_t *uri);
  * broken escape, and for a backslash, a control byte or a ';', raw or encoded.
  */
 ngx_int_t ngx_http_clawd_api_raw_path(u_char *p, u_char *last);
+
+
+#pragma GCC visibility pop
 
 
 #endif /* _NGX_HTTP_CLAWD_API_H_INCLUDED_ */

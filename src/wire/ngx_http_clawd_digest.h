@@ -12,6 +12,9 @@
 #include <ngx_core.h>
 
 
+#pragma GCC visibility push(hidden)
+
+
 #define NGX_HTTP_CLAWD_DIGEST_LEN  32
 #define NGX_HTTP_CLAWD_TOKEN_MAX   4096
 
@@ -27,6 +30,9 @@ ngx_uint_t ngx_http_clawd_digest_equal(const u_char *a, const u_char *b);
  * ASCII characters without a comma (it would join two credentials).
  */
 ngx_int_t ngx_http_clawd_token_valid(u_char *p, size_t len);
+
+
+#pragma GCC visibility pop
 
 
 #endif /* _NGX_HTTP_CLAWD_DIGEST_H_INCLUDED_ */

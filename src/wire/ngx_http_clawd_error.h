@@ -16,6 +16,9 @@
 #include "ngx_http_clawd_answer.h"
 
 
+#pragma GCC visibility push(hidden)
+
+
 /* every way in which the gateway refuses or fails; NONE is none */
 
 typedef enum {
@@ -107,6 +110,9 @@ u_char *ngx_http_clawd_error_inband(u_char *p, ngx_http_clawd_format_e format,
  */
 ngx_int_t ngx_http_clawd_error_read(ngx_http_clawd_error_t *e,
     ngx_http_clawd_family_e family, u_char *body, size_t len, u_char *scratch);
+
+
+#pragma GCC visibility pop
 
 
 #endif /* _NGX_HTTP_CLAWD_ERROR_H_INCLUDED_ */

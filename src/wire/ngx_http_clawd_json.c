@@ -74,8 +74,6 @@ static u_char *ngx_http_clawd_json_begin_scalar(ngx_http_clawd_json_t *js,
 static u_char *ngx_http_clawd_json_open(ngx_http_clawd_json_t *js, u_char *p);
 static u_char *ngx_http_clawd_json_close(ngx_http_clawd_json_t *js,
     u_char *p);
-static u_char *ngx_http_clawd_json_punctuation(ngx_http_clawd_json_t *js,
-    u_char *p);
 static u_char *ngx_http_clawd_json_string(ngx_http_clawd_json_t *js,
     u_char *p, u_char *last);
 static u_char *ngx_http_clawd_json_pass(u_char *p, u_char *last);
@@ -335,68 +333,112 @@ ngx_http_clawd_json_resume(ngx_http_clawd_json_t *js, u_char *p, u_char *last)
 
 /*
  * Takes members and elements until there is something to tell, a token is cut,
- * or something opens where keys do not count.
+ * or something opens or ends.  What comes next is known by where this is, not
+ * by js->state: a jump by a state that changes with each token is guessed
+ * wrong too often.
  */
 
 static u_char *
 ngx_http_clawd_json_walk(ngx_http_clawd_json_t *js, u_char *p, u_char *last)
 {
-    do {
+    switch (js->state) {
 
-        if (*p <= ' ') {
-            p = ngx_http_clawd_json_space(p, last);
+    case ngx_http_clawd_json_first_key:
+    case ngx_http_clawd_json_next_key:
+        goto key;
 
-            if (p == last) {
-                break;
-            }
-        }
+    case ngx_http_clawd_json_colon:
+        goto colon;
 
-        switch (js->state) {
+    case ngx_http_clawd_json_behind:
+        goto behind;
 
-        case ngx_http_clawd_json_first_key:
-        case ngx_http_clawd_json_next_key:
+    default: /* ngx_http_clawd_json_value, ngx_http_clawd_json_first_value */
+        goto value;
+    }
 
-            if (*p != '"') {
-                p = ngx_http_clawd_json_punctuation(js, p);
-                break;
-            }
+key:
 
-            p = ngx_http_clawd_json_begin_key(js, p, last);
+    p = ngx_http_clawd_json_space(p, last);
 
-            /* mostly the value follows at once */
+    if (p == last) {
+        return p;
+    }
 
-            if (js->state != ngx_http_clawd_json_value
-                || p == last || *p <= ' ')
-            {
-                break;
-            }
+    if (*p != '"') {
+        return ngx_http_clawd_json_close(js, p);
+    }
 
-            /* fall through */
+    p = ngx_http_clawd_json_begin_key(js, p, last);
 
-        case ngx_http_clawd_json_value:
-            p = ngx_http_clawd_json_begin_value(js, p, last);
-            break;
+    if (js->state != ngx_http_clawd_json_colon) {
+        return p;
+    }
 
-        case ngx_http_clawd_json_first_value:
-            p = (*p == ']') ? ngx_http_clawd_json_punctuation(js, p)
-                            : ngx_http_clawd_json_begin_value(js, p, last);
-            break;
+colon:
 
-        default: /* ngx_http_clawd_json_colon, ngx_http_clawd_json_behind */
-            p = ngx_http_clawd_json_punctuation(js, p);
-        }
+    p = ngx_http_clawd_json_space(p, last);
 
-    } while (p < last && js->event == NGX_HTTP_CLAWD_JSON_AGAIN && js->known
-             && js->state < ngx_http_clawd_json_in_key);
+    if (p == last) {
+        return p;
+    }
 
-    return p;
+    if (*p != ':') {
+        ngx_http_clawd_json_fail(js, NGX_HTTP_CLAWD_JSON_SYNTAX);
+        return p;
+    }
+
+    p++;
+    js->state = ngx_http_clawd_json_value;
+
+value:
+
+    p = ngx_http_clawd_json_space(p, last);
+
+    if (p == last) {
+        return p;
+    }
+
+    if (*p == ']' && js->state == ngx_http_clawd_json_first_value) {
+        return ngx_http_clawd_json_close(js, p);
+    }
+
+    p = ngx_http_clawd_json_begin_value(js, p, last);
+
+    if (js->state != ngx_http_clawd_json_behind
+        || js->event != NGX_HTTP_CLAWD_JSON_AGAIN)
+    {
+        return p;
+    }
+
+behind:
+
+    p = ngx_http_clawd_json_space(p, last);
+
+    if (p == last) {
+        return p;
+    }
+
+    if (*p != ',') {
+        return ngx_http_clawd_json_close(js, p);
+    }
+
+    p++;
+
+    if (js->object) {
+        js->state = ngx_http_clawd_json_next_key;
+        goto key;
+    }
+
+    js->state = ngx_http_clawd_json_value;
+    goto value;
 }
 
 
 static ngx_inline u_char *
 ngx_http_clawd_json_space(u_char *p, u_char *last)
 {
-    while (p < last
+    while (p < last && *p <= ' '
            && (*p == ' ' || *p == '\n' || *p == '\t' || *p == '\r'))
     {
         p++;
@@ -614,41 +656,9 @@ ngx_http_clawd_json_skim_number(u_char *p, u_char *last)
 }
 
 
-static u_char *
-ngx_http_clawd_json_punctuation(ngx_http_clawd_json_t *js, u_char *p)
-{
-    ngx_uint_t  state;
+/* mostly the key lies here whole, and nothing is kept */
 
-    state = js->state;
-
-    if (*p == ',' && state == ngx_http_clawd_json_behind) {
-        js->state = js->object ? ngx_http_clawd_json_next_key
-                               : ngx_http_clawd_json_value;
-        return p + 1;
-    }
-
-    if (*p == ':' && state == ngx_http_clawd_json_colon) {
-        js->state = ngx_http_clawd_json_value;
-        return p + 1;
-    }
-
-    if (*p == (js->object ? '}' : ']')
-        && (state == ngx_http_clawd_json_behind
-            || state == ngx_http_clawd_json_first_key
-            || state == ngx_http_clawd_json_first_value))
-    {
-        return ngx_http_clawd_json_close(js, p);
-    }
-
-    ngx_http_clawd_json_fail(js, NGX_HTTP_CLAWD_JSON_SYNTAX);
-
-    return p;
-}
-
-
-/* mostly the key and its colon lie here, and nothing is kept */
-
-static u_char *
+static ngx_inline u_char *
 ngx_http_clawd_json_begin_key(ngx_http_clawd_json_t *js, u_char *p,
     u_char *last)
 {
@@ -670,20 +680,13 @@ ngx_http_clawd_json_begin_key(ngx_http_clawd_json_t *js, u_char *p,
     js->state = ngx_http_clawd_json_colon;
     ngx_http_clawd_json_end_key(js, key, p - key);
 
-    p++;
-
-    if (p < last && *p == ':' && js->state == ngx_http_clawd_json_colon) {
-        js->state = ngx_http_clawd_json_value;
-        p++;
-    }
-
-    return p;
+    return p + 1;
 }
 
 
 /* in an object the key has named the value's node already */
 
-static u_char *
+static ngx_inline u_char *
 ngx_http_clawd_json_begin_value(ngx_http_clawd_json_t *js, u_char *p,
     u_char *last)
 {
@@ -697,14 +700,12 @@ ngx_http_clawd_json_begin_value(ngx_http_clawd_json_t *js, u_char *p,
                       : NGX_HTTP_CLAWD_JSON_NO_NODE;
     }
 
-    switch (*p) {
-
-    case '{':
-    case '[':
-        return ngx_http_clawd_json_open(js, p);
-
-    case '"':
+    if (*p == '"') {
         return ngx_http_clawd_json_begin_string(js, p, last);
+    }
+
+    if (*p == '{' || *p == '[') {
+        return ngx_http_clawd_json_open(js, p);
     }
 
     if (js->current == NGX_HTTP_CLAWD_JSON_NO_NODE) {
@@ -888,10 +889,19 @@ ngx_http_clawd_json_open(ngx_http_clawd_json_t *js, u_char *p)
 }
 
 
+/* what is neither a member, an element nor a comma has to be the end */
+
 static u_char *
 ngx_http_clawd_json_close(ngx_http_clawd_json_t *js, u_char *p)
 {
     ngx_uint_t  level;
+
+    if (*p != (js->object ? '}' : ']')
+        || js->state == ngx_http_clawd_json_next_key)
+    {
+        ngx_http_clawd_json_fail(js, NGX_HTTP_CLAWD_JSON_SYNTAX);
+        return p;
+    }
 
     p++;
 
@@ -919,7 +929,9 @@ ngx_http_clawd_json_close(ngx_http_clawd_json_t *js, u_char *p)
     js->start = js->begin[level];
     js->end = ngx_http_clawd_json_at(js, p);
 
-    if (!(js->table->nodes[js->node].flags & NGX_HTTP_CLAWD_JSON_STEP)) {
+    if (!(js->table->nodes[js->node].flags
+          & (NGX_HTTP_CLAWD_JSON_STEP|NGX_HTTP_CLAWD_JSON_NO_END)))
+    {
         js->event = NGX_HTTP_CLAWD_JSON_END;
     }
 

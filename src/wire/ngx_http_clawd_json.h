@@ -14,6 +14,9 @@
 #include <ngx_core.h>
 
 
+#pragma GCC visibility push(hidden)
+
+
 /* nesting that is followed; one level more is an error */
 #define NGX_HTTP_CLAWD_JSON_DEPTH      512
 
@@ -36,6 +39,7 @@
 #define NGX_HTTP_CLAWD_JSON_CONTROL    0x02   /* once, and in this case only */
 #define NGX_HTTP_CLAWD_JSON_STEP       0x04   /* leads on to others: neither
                                                  BEGIN nor END are told */
+#define NGX_HTTP_CLAWD_JSON_NO_END     0x08   /* END is not told */
 
 
 typedef enum {
@@ -202,6 +206,9 @@ u_char *ngx_http_clawd_json_unescape(u_char *dst, u_char *src, u_char *last);
  */
 u_char *ngx_http_clawd_json_escape(u_char *dst, u_char *end, u_char *src,
     u_char *last);
+
+
+#pragma GCC visibility pop
 
 
 #endif /* _NGX_HTTP_CLAWD_JSON_H_INCLUDED_ */

@@ -13,6 +13,9 @@
 #include <ngx_core.h>
 
 
+#pragma GCC visibility push(hidden)
+
+
 #define NGX_HTTP_CLAWD_MODEL_LEN  128
 
 
@@ -33,6 +36,9 @@ typedef struct {
  */
 ngx_int_t ngx_http_clawd_model_parse(ngx_http_clawd_model_t *m,
     ngx_str_t *name);
+
+
+#pragma GCC visibility pop
 
 
 #endif /* _NGX_HTTP_CLAWD_MODEL_H_INCLUDED_ */

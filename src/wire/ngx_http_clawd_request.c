@@ -69,6 +69,9 @@ typedef enum {
     { ngx_string(key), NGX_HTTP_CLAWD_RQ_##parent,                            \
       NGX_HTTP_CLAWD_JSON_CONTROL | flags }
 
+#define ngx_http_clawd_request_rule(key)                                      \
+    ngx_http_clawd_request_control(key, ROOT, NGX_HTTP_CLAWD_JSON_STEP)
+
 
 /* in the order of ngx_http_clawd_request_node_e */
 
@@ -106,24 +109,24 @@ static const ngx_http_clawd_json_node_t  ngx_http_clawd_request_nodes[] = {
     ngx_http_clawd_request_control("f16_kv", OPTIONS, 0),
     ngx_http_clawd_request_control("numa", OPTIONS, 0),
 
-    ngx_http_clawd_request_control("tools", ROOT, 0),
-    { ngx_string("*"), NGX_HTTP_CLAWD_RQ_TOOLS, 0 },
+    ngx_http_clawd_request_rule("tools"),
+    { ngx_string("*"), NGX_HTTP_CLAWD_RQ_TOOLS, NGX_HTTP_CLAWD_JSON_STEP },
     ngx_http_clawd_request_control("type", TOOL, NGX_HTTP_CLAWD_JSON_CAPTURE),
-    ngx_http_clawd_request_control("messages", ROOT, 0),
-    ngx_http_clawd_request_control("prompt", ROOT, 0),
-    ngx_http_clawd_request_control("suffix", ROOT, 0),
-    ngx_http_clawd_request_control("input", ROOT, 0),
-    ngx_http_clawd_request_control("instructions", ROOT, 0),
-    ngx_http_clawd_request_control("system", ROOT, 0),
-    ngx_http_clawd_request_control("template", ROOT, 0),
-    ngx_http_clawd_request_control("context", ROOT, 0),
-    ngx_http_clawd_request_control("images", ROOT, 0),
-    ngx_http_clawd_request_control("raw", ROOT, 0),
-    ngx_http_clawd_request_control("format", ROOT, 0),
-    ngx_http_clawd_request_control("response_format", ROOT, 0),
-    ngx_http_clawd_request_control("think", ROOT, 0),
-    ngx_http_clawd_request_control("n", ROOT, 0),
-    ngx_http_clawd_request_control("best_of", ROOT, 0)
+    ngx_http_clawd_request_rule("messages"),
+    ngx_http_clawd_request_rule("prompt"),
+    ngx_http_clawd_request_rule("suffix"),
+    ngx_http_clawd_request_rule("input"),
+    ngx_http_clawd_request_rule("instructions"),
+    ngx_http_clawd_request_rule("system"),
+    ngx_http_clawd_request_rule("template"),
+    ngx_http_clawd_request_rule("context"),
+    ngx_http_clawd_request_rule("images"),
+    ngx_http_clawd_request_rule("raw"),
+    ngx_http_clawd_request_rule("format"),
+    ngx_http_clawd_request_rule("response_format"),
+    ngx_http_clawd_request_rule("think"),
+    ngx_http_clawd_request_rule("n"),
+    ngx_http_clawd_request_rule("best_of")
 };
 
 static ngx_http_clawd_json_table_t  ngx_http_clawd_request_table =

@@ -19,6 +19,9 @@
 #include "ngx_http_clawd_error.h"
 
 
+#pragma GCC visibility push(hidden)
+
+
 #define NGX_HTTP_CLAWD_REQUEST_EDITS   24
 #define NGX_HTTP_CLAWD_REQUEST_FIELDS  24
 
@@ -121,6 +124,9 @@ off_t ngx_http_clawd_request_length(ngx_http_clawd_request_t *rq, off_t len);
  */
 u_char *ngx_http_clawd_request_copy(ngx_http_clawd_request_t *rq, u_char *dst,
     u_char *src, u_char *last, off_t offset, ngx_uint_t *edit);
+
+
+#pragma GCC visibility pop
 
 
 #endif /* _NGX_HTTP_CLAWD_REQUEST_H_INCLUDED_ */

@@ -29,7 +29,7 @@
 
 enum {
     ROOT = 0, MODEL, STREAM, OPTIONS, NUM, CHOICES, CHOICE, TEXT, DEEP, DEEPER,
-    LIST, ITEM, KIND, STEPS, EACH, LEAF
+    LIST, ITEM, KIND, STEPS, EACH, LEAF, OPENS
 };
 
 static const ngx_http_clawd_json_node_t  nodes[] = {
@@ -48,7 +48,8 @@ static const ngx_http_clawd_json_node_t  nodes[] = {
     { ngx_string("kind"), ITEM, CAPTURE | CONTROL },
     { ngx_string("steps"), ROOT, STEP },
     { ngx_string("*"), STEPS, STEP },
-    { ngx_string("leaf"), EACH, CAPTURE }
+    { ngx_string("leaf"), EACH, CAPTURE },
+    { ngx_string("opens"), ROOT, NGX_HTTP_CLAWD_JSON_NO_END }
 };
 
 static ngx_http_clawd_json_table_t  table =
@@ -468,6 +469,20 @@ test_steps(void **state)
                "2 node 15 type 5 [36,0)\n"
                "3 node 15 type 5 [36,41)\n"
                "3 node 0 type 6 [0,44)\n");
+}
+
+
+/* of a container whose end nobody wants the beginning alone is told */
+
+static void
+test_no_end(void **state)
+{
+    assert_log("{\"opens\":{\"x\":[1]},\"model\":\"a\",\"opens\":7}",
+               "2 node 0 type 6 [0,0)\n"
+               "2 node 16 type 6 [9,0)\n"
+               "1 node 1 type 4 [27,30) size 1 'a'\n"
+               "1 node 16 type 3 [39,40)\n"
+               "3 node 0 type 6 [0,41)\n");
 }
 
 
@@ -962,6 +977,7 @@ main(void)
         cmocka_unit_test(test_depth),
         cmocka_unit_test(test_paths),
         cmocka_unit_test(test_steps),
+        cmocka_unit_test(test_no_end),
         cmocka_unit_test(test_offsets),
         cmocka_unit_test(test_captured_strings),
         cmocka_unit_test(test_captured_head),
