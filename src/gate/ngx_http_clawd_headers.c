@@ -26,12 +26,13 @@ static void ngx_http_clawd_header_token(u_char *p, size_t len,
     ngx_http_clawd_cred_t *cred);
 static void ngx_http_clawd_header_rid(ngx_table_elt_t *h,
     ngx_http_clawd_ctx_t *ctx);
-static ngx_int_t ngx_http_clawd_header_json(ngx_http_request_t *r,
-    ngx_list_t *kept);
+static void ngx_http_clawd_header_json(ngx_table_elt_t *h);
 static ngx_uint_t ngx_http_clawd_header_stripped(ngx_table_elt_t *h);
 static ngx_uint_t ngx_http_clawd_header_hops(ngx_list_part_t *part,
     ngx_str_t *hops);
 static ngx_uint_t ngx_http_clawd_header_hop(ngx_table_elt_t *h,
+    ngx_str_t *hops, ngx_uint_t n);
+static ngx_uint_t ngx_http_clawd_header_named(ngx_table_elt_t *h,
     ngx_str_t *connection);
 
 
@@ -255,75 +256,72 @@ ngx_http_clawd_headers_strip(ngx_http_request_t *r,
     ngx_http_clawd_ctx_t *ctx)
 {
     ngx_str_t         hops[NGX_HTTP_CLAWD_HOPS];
-    ngx_uint_t        i, j, n, json;
-    ngx_list_t        kept;
+    ngx_uint_t        i, n, nhops, json;
     ngx_list_part_t  *part;
-    ngx_table_elt_t  *h, *copy;
+    ngx_table_elt_t  *h, *kept;
 
     if (r->headers_in.headers.pool == NULL) {
         return NGX_OK;
     }
 
-    if (ngx_list_init(&kept, r->pool, 8, sizeof(ngx_table_elt_t)) != NGX_OK) {
-        return NGX_ERROR;
-    }
-
-    n = ngx_http_clawd_header_hops(&r->headers_in.headers.part, hops);
+    nhops = ngx_http_clawd_header_hops(&r->headers_in.headers.part, hops);
 
     /* "curl -d" says otherwise, and some upstreams believe it */
 
     json = (ctx->api->class == NGX_HTTP_CLAWD_CLASS_INFER);
+
+    /* room for all of them and a content type */
+
+    for (n = 1, part = &r->headers_in.headers.part; part; part = part->next) {
+        n += part->nelts;
+    }
+
+    kept = ngx_palloc(r->pool, n * sizeof(ngx_table_elt_t));
+    if (kept == NULL) {
+        return NGX_ERROR;
+    }
+
+    r->headers_in.headers.nalloc = n;
+    n = 0;
 
     for (part = &r->headers_in.headers.part; part; part = part->next) {
         h = part->elts;
 
         for (i = 0; i < part->nelts; i++) {
 
-            for (j = 0; j < n; j++) {
-                if (ngx_http_clawd_header_hop(&h[i], &hops[j])) {
-                    break;
-                }
-            }
-
-            if (h[i].hash == 0 || j < n
+            if (h[i].hash == 0
                 || ngx_http_clawd_header_stripped(&h[i])
+                || ngx_http_clawd_header_hop(&h[i], hops, nhops)
                 || (json && ngx_http_clawd_header_is(&h[i], "content-type")))
             {
                 continue;
             }
 
-            copy = ngx_list_push(&kept);
-            if (copy == NULL) {
-                return NGX_ERROR;
-            }
-
-            *copy = h[i];
+            kept[n++] = h[i];
         }
     }
 
-    if (json && ngx_http_clawd_header_json(r, &kept) != NGX_OK) {
-        return NGX_ERROR;
+    if (json) {
+        ngx_http_clawd_header_json(&kept[n]);
+        r->headers_in.content_type = &kept[n++];
     }
 
-    r->headers_in.headers = kept;
-    r->headers_in.headers.last = kept.last == &kept.part
-                                 ? &r->headers_in.headers.part : kept.last;
+    part = &r->headers_in.headers.part;
+
+    part->elts = kept;
+    part->nelts = n;
+    part->next = NULL;
+
+    r->headers_in.headers.last = part;
     r->headers_in.authorization = NULL;
 
     return NGX_OK;
 }
 
 
-static ngx_int_t
-ngx_http_clawd_header_json(ngx_http_request_t *r, ngx_list_t *kept)
+static void
+ngx_http_clawd_header_json(ngx_table_elt_t *h)
 {
-    ngx_table_elt_t  *h;
-
-    h = ngx_list_push(kept);
-    if (h == NULL) {
-        return NGX_ERROR;
-    }
-
     ngx_memzero(h, sizeof(ngx_table_elt_t));
 
     /* the hash by which proxy_set_header finds what it replaces */
@@ -333,10 +331,6 @@ ngx_http_clawd_header_json(ngx_http_request_t *r, ngx_list_t *kept)
     ngx_str_set(&h->key, "Content-Type");
     ngx_str_set(&h->value, "application/json");
     h->lowcase_key = (u_char *) "content-type";
-
-    r->headers_in.content_type = h;
-
-    return NGX_OK;
 }
 
 
@@ -422,7 +416,20 @@ ngx_http_clawd_header_hops(ngx_list_part_t *part, ngx_str_t *hops)
 /* whether "Connection: name, name" makes it a header of this hop */
 
 static ngx_uint_t
-ngx_http_clawd_header_hop(ngx_table_elt_t *h, ngx_str_t *connection)
+ngx_http_clawd_header_hop(ngx_table_elt_t *h, ngx_str_t *hops, ngx_uint_t n)
+{
+    while (n--) {
+        if (ngx_http_clawd_header_named(h, &hops[n])) {
+            return 1;
+        }
+    }
+
+    return 0;
+}
+
+
+static ngx_uint_t
+ngx_http_clawd_header_named(ngx_table_elt_t *h, ngx_str_t *connection)
 {
     u_char  *p, *last, *start;
 

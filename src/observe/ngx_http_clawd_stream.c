@@ -19,6 +19,13 @@ typedef struct {
 } ngx_http_clawd_cut_t;
 
 
+/* p has the length of the name; nearly always it has its case as well */
+
+#define ngx_http_clawd_stream_type_is(p, name)                                \
+    (ngx_memcmp(p, name, sizeof(name) - 1) == 0                               \
+     || ngx_strncasecmp(p, (u_char *) name, sizeof(name) - 1) == 0)
+
+
 static ngx_http_clawd_framing_e ngx_http_clawd_stream_framing(
     ngx_http_request_t *r);
 static void ngx_http_clawd_stream_read(void *data, u_char *p, u_char *last);
@@ -140,23 +147,21 @@ ngx_http_clawd_stream_framing(ngx_http_request_t *r)
     switch (len) {
 
     case sizeof("application/json") - 1:
-        if (ngx_strncasecmp(p, (u_char *) "application/json", len) == 0) {
+        if (ngx_http_clawd_stream_type_is(p, "application/json")) {
             return NGX_HTTP_CLAWD_FRAMING_JSON;
         }
 
         break;
 
     case sizeof("text/event-stream") - 1:
-        if (ngx_strncasecmp(p, (u_char *) "text/event-stream", len) == 0) {
+        if (ngx_http_clawd_stream_type_is(p, "text/event-stream")) {
             return NGX_HTTP_CLAWD_FRAMING_SSE;
         }
 
         break;
 
     case sizeof("application/x-ndjson") - 1:
-        if (ngx_strncasecmp(p, (u_char *) "application/x-ndjson", len) == 0
-            || ngx_strncasecmp(p, (u_char *) "application/x-jsonl", len) == 0)
-        {
+        if (ngx_http_clawd_stream_type_is(p, "application/x-ndjson")) {
             return NGX_HTTP_CLAWD_FRAMING_NDJSON;
         }
 

@@ -111,6 +111,10 @@ static size_t ngx_http_clawd_json_utf8_len(u_char *p, u_char *last);
 
 #define ngx_http_clawd_json_at(js, p)  ((js)->offset + ((p) - (js)->origin))
 
+/* whether white space, or nothing, may come before the next byte of use */
+
+#define ngx_http_clawd_json_gap(p, last)  ((p) == (last) || *(p) <= ' ')
+
 #define ngx_http_clawd_json_captured(js)                                      \
     ((js)->current != NGX_HTTP_CLAWD_JSON_NO_NODE                             \
      && ((js)->table->nodes[(js)->current].flags & NGX_HTTP_CLAWD_JSON_CAPTURE))
@@ -359,10 +363,12 @@ ngx_http_clawd_json_walk(ngx_http_clawd_json_t *js, u_char *p, u_char *last)
 
 key:
 
-    p = ngx_http_clawd_json_space(p, last);
+    if (ngx_http_clawd_json_gap(p, last)) {
+        p = ngx_http_clawd_json_space(p, last);
 
-    if (p == last) {
-        return p;
+        if (p == last) {
+            return p;
+        }
     }
 
     if (*p != '"') {
@@ -377,10 +383,12 @@ key:
 
 colon:
 
-    p = ngx_http_clawd_json_space(p, last);
+    if (ngx_http_clawd_json_gap(p, last)) {
+        p = ngx_http_clawd_json_space(p, last);
 
-    if (p == last) {
-        return p;
+        if (p == last) {
+            return p;
+        }
     }
 
     if (*p != ':') {
@@ -393,10 +401,12 @@ colon:
 
 value:
 
-    p = ngx_http_clawd_json_space(p, last);
+    if (ngx_http_clawd_json_gap(p, last)) {
+        p = ngx_http_clawd_json_space(p, last);
 
-    if (p == last) {
-        return p;
+        if (p == last) {
+            return p;
+        }
     }
 
     if (*p == ']' && js->state == ngx_http_clawd_json_first_value) {
@@ -413,10 +423,12 @@ value:
 
 behind:
 
-    p = ngx_http_clawd_json_space(p, last);
+    if (ngx_http_clawd_json_gap(p, last)) {
+        p = ngx_http_clawd_json_space(p, last);
 
-    if (p == last) {
-        return p;
+        if (p == last) {
+            return p;
+        }
     }
 
     if (*p != ',') {
@@ -435,10 +447,10 @@ behind:
 }
 
 
-static ngx_inline u_char *
+static u_char *
 ngx_http_clawd_json_space(u_char *p, u_char *last)
 {
-    while (p < last && *p <= ' '
+    while (p < last
            && (*p == ' ' || *p == '\n' || *p == '\t' || *p == '\r'))
     {
         p++;
@@ -1225,7 +1237,7 @@ ngx_http_clawd_json_keep(ngx_http_clawd_json_t *js, u_char *p, size_t len)
 }
 
 
-static void
+static ngx_inline void
 ngx_http_clawd_json_end_key(ngx_http_clawd_json_t *js, u_char *key,
     size_t len)
 {
