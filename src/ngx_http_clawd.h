@@ -168,6 +168,8 @@ struct ngx_http_clawd_ctx_s {
     unsigned                    passed:1;      /* some gate let it go */
     unsigned                    in_flight:1;
     unsigned                    settled:1;
+    unsigned                    body_reading:1;
+    unsigned                    body_failed:1; /* what is there is a part */
     unsigned                    body_read:1;
     unsigned                    body_edited:1;
     unsigned                    preflight:1;
@@ -193,6 +195,12 @@ ngx_http_clawd_ctx_t *ngx_http_clawd_get_ctx(ngx_http_request_t *r);
  * again and that settle it.  NULL on allocation failure.
  */
 ngx_http_clawd_ctx_t *ngx_http_clawd_obtain_ctx(ngx_http_request_t *r);
+
+/*
+ * As above, for the gated location that the request is in by now: from here on
+ * the context is of its URI, as rewritten, and is found without a search.
+ */
+ngx_http_clawd_ctx_t *ngx_http_clawd_adopt_ctx(ngx_http_request_t *r);
 
 /* Seeds the ids of this process's requests; NGX_ERROR without randomness. */
 ngx_int_t ngx_http_clawd_rid_init(ngx_cycle_t *cycle);

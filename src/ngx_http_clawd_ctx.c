@@ -92,7 +92,6 @@ ngx_http_clawd_obtain_ctx(ngx_http_request_t *r)
     ctx->request = r;
     ctx->http_version = r->http_version;
     ctx->start = ngx_current_msec;
-    ctx->family = ngx_http_clawd_api_family(&r->uri);
     ctx->prompt_tokens = -1;
     ctx->completion_tokens = -1;
 
@@ -120,6 +119,32 @@ ngx_http_clawd_obtain_ctx(ngx_http_request_t *r)
     hcln->data = ctx;
 
     ngx_http_set_ctx(r, ctx, ngx_http_clawd_module);
+
+    return ctx;
+}
+
+
+ngx_http_clawd_ctx_t *
+ngx_http_clawd_adopt_ctx(ngx_http_request_t *r)
+{
+    ngx_http_clawd_ctx_t  *ctx;
+
+    ctx = ngx_http_clawd_obtain_ctx(r);
+    if (ctx == NULL) {
+        return NULL;
+    }
+
+    ngx_http_set_ctx(r, ctx, ngx_http_clawd_module);
+
+    ctx->gated = 1;
+    ctx->family = ngx_http_clawd_api_family(&r->uri);
+
+    /* whatever ended the reading led here: it will not go on with the gate */
+
+    if (ctx->body_reading) {
+        ctx->body_reading = 0;
+        ctx->body_failed = 1;
+    }
 
     return ctx;
 }

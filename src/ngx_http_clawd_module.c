@@ -219,13 +219,12 @@ ngx_http_clawd_push(ngx_conf_t *cf, ngx_http_phases phase,
 static ngx_int_t
 ngx_http_clawd_filter_init(ngx_conf_t *cf)
 {
-    ngx_http_clawd_main_conf_t  *cmcf;
+    /*
+     * Also where nothing is gated: the chain of filters is the process's, and
+     * after a reload that failed the workers of the old configuration have it.
+     */
 
-    cmcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_clawd_module);
-
-    if (cmcf->gated) {
-        ngx_http_clawd_observe_init();
-    }
+    ngx_http_clawd_observe_init();
 
     return NGX_OK;
 }

@@ -236,3 +236,102 @@ POST /api/show?token=sk-root
 {"model":"m"}
 --- error_code: 200
 --- upstream_count: 1
+
+
+
+=== A10: a line that is no request, in no log of the default level
+--- log_level: error
+--- http_config eval
+main::gate_http('access_log logs/referer.log combined;')
+--- raw_request eval
+["GET /v1/models?token=sk-alice&q=a b HTTP/1.1\r\nHost: x\r\n\r\n",
+ "GET /v1/models?token=sk-alice HTTP/9.9\r\nHost: x\r\n\r\n"]
+--- error_code eval
+[400, 505]
+--- access_log
+token=********
+--- no_access_log
+sk-alice
+--- no_error_log
+sk-alice
+
+
+
+=== A10: the address of a page that has the token in its own
+--- config
+location / {
+    clawd_auth token_arg;
+    clawd_pass http://127.0.0.1:$TEST_NGINX_UPSTREAM_PORT;
+    access_log logs/access.log combined;
+}
+--- more_headers
+Referer: http://gateway/console?a=b&token=sk-alice&c=d
+--- request
+GET /api/tags?token=sk-alice
+--- error_code: 200
+--- upstream_count: 1
+--- upstream_request_unlike: sk-alice
+--- access_log
+"http://gateway/console?a=b&token=********&c=d"
+--- no_access_log
+sk-alice
+
+
+
+=== A10: the same address in the error log
+--- config
+location / {
+    clawd_auth token_arg;
+    clawd_pass http://127.0.0.1:$TEST_NGINX_UPSTREAM_PORT;
+}
+location /v1/ { deny all; }
+--- more_headers
+Referer: http://gateway/console?a=b&token=sk-alice&c=d
+--- request
+GET /v1/models
+--- error_code: 403
+--- error_log
+referrer: "http://gateway/console?a=b&token=********&c=d"
+--- no_error_log
+sk-alice
+
+
+
+=== A10: what a rewrite makes of the path decides on the body, as without it
+--- config
+location / {
+    clawd_auth token_arg;
+    clawd_pass http://127.0.0.1:$TEST_NGINX_UPSTREAM_PORT;
+}
+location /ollama/ {
+    clawd_auth token_arg;
+    rewrite ^/ollama/(.*)$ /api/$1 break;
+    clawd_pass http://127.0.0.1:$TEST_NGINX_UPSTREAM_PORT;
+}
+--- request
+POST /ollama/chat?token=sk-alice
+{"model":"m","keep_alive":-1}
+--- error_code: 200
+--- upstream_count: 1
+--- upstream_body chomp
+{"model":"m","keep_alive":null}
+
+
+
+=== A10: and on the shape of an error
+--- config
+location / {
+    clawd_auth token_arg;
+    clawd_pass http://127.0.0.1:$TEST_NGINX_UPSTREAM_PORT;
+}
+location /ollama/ {
+    clawd_auth token_arg;
+    rewrite ^/ollama/(.*)$ /api/$1 break;
+    clawd_pass http://127.0.0.1:$TEST_NGINX_UPSTREAM_PORT;
+}
+--- request eval
+["POST /ollama/chat?token=sk-alice\n{}", "GET /ollama/tags?token=sk-nobody"]
+--- error_code eval
+[400, 401]
+--- response_body_like eval
+['^\{"error":"', '^\{"error":"']

@@ -103,6 +103,55 @@ sub stalled {
 }
 
 
+# A body in chunks: whole JSON, and then too much of it.
+
+sub refused_while_read {
+    my ($client) = @_;
+
+    $client->request('POST', '/v1/chat/completions', undef,
+                     Authorization => 'Bearer sk-alice',
+                     'Transfer-Encoding' => 'chunked');
+    Test::More::ok(wait_until(sub { error_log() =~ /clawd gate state: 2/ }),
+                   'the body is being read');
+    $client->send("d\r\n{\"model\":\"m\"}\r\n78\r\n" . ' ' x 120 . "\r\n");
+}
+
+
+# NGINX may read on in a body that it has refused, while an error_page of the
+# operator's is on its way: that is for nobody.
+
+sub refused_and_read_on {
+    my $client = client();
+    my $other = client();
+
+    refused_while_read($client);
+    Test::More::ok(upstream()->wait_for(1), 'the page is asked for');
+    $client->send("d\r\n{\"model\":\"n\"}\r\n0\r\n\r\n");
+
+    $other->request('GET', '/other');
+    Test::More::like($other->read_until(qr/else/) // '', qr/else/,
+                     'what came before it is read');
+
+    upstream()->open_gate('page');
+    Test::More::like($client->read_until(qr/sorry/) // '', qr/sorry/,
+                     'the page');
+}
+
+
+# A part of a body must not be judged for the whole.
+
+sub refused_and_judged_again {
+    my $client = client();
+
+    refused_while_read($client);
+
+    Test::More::like($client->read_until(qr/\}\}/) // '',
+                     qr{\AHTTP/1\.1 400 .*"code":"incomplete_body"}s,
+                     'the next location has no body to judge');
+    Test::More::is(scalar(upstream()->requests), 0, 'nothing went upstream');
+}
+
+
 # A body as chunks, whatever their sizes.
 
 sub chunked {
@@ -778,3 +827,53 @@ abc\r
 --- error_code: 400
 --- response_body_like: a request of this kind has no body
 --- upstream_count: 0
+
+
+
+=== C49: too large by its chunks, and read on under an error_page
+--- config
+location / {
+    client_max_body_size 100;
+    error_page 413 @big;
+    clawd_pass http://127.0.0.1:$TEST_NGINX_UPSTREAM_PORT;
+}
+location @big {
+    client_max_body_size 0;
+    proxy_ignore_client_abort on;
+    proxy_pass_request_body off;
+    proxy_set_header Content-Length "";
+    proxy_pass http://127.0.0.1:$TEST_NGINX_UPSTREAM_PORT;
+}
+location = /other { return 200 else; }
+--- upstream eval
+[{ gate => 'page' }, main::reply(200, 'sorry')]
+--- init
+main::refused_and_read_on();
+--- request
+GET /other
+--- error_code: 200
+--- log_level: debug
+--- error_log
+client intended to send too large chunked body
+
+
+
+=== C49: too large by its chunks, and not judged by what there is of it
+--- config
+location / {
+    client_max_body_size 100;
+    error_page 413 = @gated;
+    clawd_pass http://127.0.0.1:$TEST_NGINX_UPSTREAM_PORT;
+}
+location @gated {
+    client_max_body_size 0;
+    clawd_pass http://127.0.0.1:$TEST_NGINX_UPSTREAM_PORT;
+}
+--- init
+main::refused_and_judged_again();
+--- request
+GET /v1/models
+--- error_code: 200
+--- log_level: debug
+--- error_log
+refused a request: partial_body

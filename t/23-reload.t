@@ -75,6 +75,30 @@ sub broken {
 }
 
 
+# The chain of filters is the process's: one that died after a reload without
+# the gate that failed comes back with that of the master.
+
+sub broken_without_the_gate {
+    change('clawd_pass', 'proxy_pass');
+    change('events {', "error_log /nowhere/error.log;\nevents {");
+    kill 'HUP', nginx_pid();
+
+    Test::More::ok(wait_until(sub { error_log() =~ m{nowhere/error\.log} }),
+                   'the new configuration is refused');
+
+    my %old = map { $_ => 1 } worker_pids();
+    kill 'KILL', keys %old;
+
+    Test::More::ok(wait_until(sub {
+        return 2 == grep { !$old{$_} } worker_pids();
+    }), 'workers come back');
+
+    Test::More::like(fetch('GET', '/v1/models', undef,
+                           Authorization => 'Bearer sk-alice'),
+                     qr/^x-request-id: /m, 'and observe');
+}
+
+
 sub streams {
     my @clients = map { client() } 1 .. 6;
 
@@ -192,6 +216,19 @@ GET /v1/models
 --- error_code: 200
 --- error_log
 [emerg]
+
+
+
+=== one without the gate, and workers die
+--- init
+main::broken_without_the_gate();
+--- request
+GET /v1/models
+--- error_code: 200
+--- error_log
+[emerg]
+[alert]
+exited on signal 9
 
 
 

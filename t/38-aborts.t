@@ -159,6 +159,9 @@ sub upload {
     $client->close;
 
     Test::More::is(log_of('up')->{prompt_tokens}, '', 'nothing was used');
+    Test::More::is(log_of('up')->{error}, 'client_abort', 'it was its own end');
+    becomes('rejected_total{reason="client_abort"}', 1);
+    becomes('rejected_total{reason="nginx"}', 0);
     Test::More::is(scalar(upstream()->requests), 0, 'nothing was sent');
     becomes('requests_in_flight{model="other"}', 0);
 }
@@ -312,3 +315,18 @@ $client->request('POST', main::asked('chat'), Connection => 'close',
 $client->read_until(qr/\[DONE\]\n\n/);
 main::becomes('requests_in_flight{model="m"}', 0);
 main::becomes('tokens_total{model="m",type="completion"}', 10);
+
+
+
+=== a post_action is behind the end: nothing is in flight for it
+--- config eval
+main::conf('post_action @done;')
+. 'location @done { clawd_pass http://127.0.0.1:$TEST_NGINX_UPSTREAM_PORT; }'
+--- upstream eval
+[([main::deliver('whole', 'text/event-stream', main::body_of('chat'))]) x 2]
+--- init
+main::exchange('POST', main::asked('chat'));
+Test::More::ok(main::upstream()->wait_for(2, 'answered'), 'it was done');
+main::becomes('requests_in_flight{model="m"}', 0);
+main::becomes('requests_in_flight{model="other"}', 0);
+main::becomes('model_request_total{model="m"}', 1);

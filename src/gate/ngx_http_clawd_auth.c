@@ -12,6 +12,7 @@ static ngx_int_t ngx_http_clawd_auth_preflight(ngx_http_request_t *r,
     ngx_http_clawd_ctx_t *ctx);
 static ngx_int_t ngx_http_clawd_auth_arg(ngx_http_request_t *r,
     ngx_http_clawd_ctx_t *ctx);
+static void ngx_http_clawd_redact_referer(ngx_http_request_t *r);
 static void ngx_http_clawd_redact(ngx_str_t *s);
 static u_char *ngx_http_clawd_redact_find(u_char *p, u_char *last);
 
@@ -153,7 +154,13 @@ ngx_http_clawd_redact_handler(ngx_http_request_t *r)
 
     cscf = ngx_http_get_module_srv_conf(r, ngx_http_clawd_module);
 
-    if (!cscf->token_arg || r != r->main || r->args.len == 0) {
+    if (!cscf->token_arg || r != r->main) {
+        return NGX_DECLINED;
+    }
+
+    ngx_http_clawd_redact_referer(r);
+
+    if (r->args.len == 0) {
         return NGX_DECLINED;
     }
 
@@ -199,6 +206,7 @@ ngx_http_clawd_redact_handler(ngx_http_request_t *r)
 ngx_int_t
 ngx_http_clawd_redact_log_handler(ngx_http_request_t *r)
 {
+    ngx_str_t                    line;
     ngx_http_clawd_srv_conf_t   *cscf;
     ngx_http_clawd_main_conf_t  *cmcf;
 
@@ -207,13 +215,36 @@ ngx_http_clawd_redact_log_handler(ngx_http_request_t *r)
 
     /* without a phase the Host may not be known, and so the server */
 
-    if (cscf->token_arg || (cmcf->token_arg && r->phase_handler == 0)) {
-        ngx_http_clawd_redact(&r->args);
-        ngx_http_clawd_redact(&r->unparsed_uri);
-        ngx_http_clawd_redact(&r->request_line);
+    if (!cscf->token_arg && (!cmcf->token_arg || r->phase_handler != 0)) {
+        return NGX_OK;
     }
 
+    /* of a line that was not understood, $request says what there is */
+
+    if (r->request_line.data == NULL && r->request_start) {
+        line.data = r->request_start;
+        line.len = r->header_in->last - r->request_start;
+        ngx_http_clawd_redact(&line);
+    }
+
+    ngx_http_clawd_redact(&r->args);
+    ngx_http_clawd_redact(&r->unparsed_uri);
+    ngx_http_clawd_redact(&r->request_line);
+
+    ngx_http_clawd_redact_referer(r);
+
     return NGX_OK;
+}
+
+
+/* a page whose own address has the token sends it along with all it asks for */
+
+static void
+ngx_http_clawd_redact_referer(ngx_http_request_t *r)
+{
+    if (r->headers_in.referer) {
+        ngx_http_clawd_redact(&r->headers_in.referer->value);
+    }
 }
 
 

@@ -70,6 +70,13 @@ ngx_http_clawd_body(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx)
                                      NULL);
     }
 
+    if (ctx->body_failed) {
+        return ngx_http_clawd_refuse(r, ctx, NGX_HTTP_CLAWD_ERR_PARTIAL_BODY,
+                                     NULL);
+    }
+
+    ctx->body_reading = 1;
+
     rc = ngx_http_read_client_request_body(r, ngx_http_clawd_body_resume);
 
     if (rc >= NGX_HTTP_SPECIAL_RESPONSE) {
@@ -91,6 +98,13 @@ ngx_http_clawd_body_resume(ngx_http_request_t *r)
 
     ctx = ngx_http_get_module_ctx(r, ngx_http_clawd_module);
 
+    /* after an error_page NGINX may read on, for nobody */
+
+    if (ctx == NULL || !ctx->body_reading) {
+        return;
+    }
+
+    ctx->body_reading = 0;
     ctx->body_read = 1;
 
     /* a later error_page or try of another upstream reads it again */

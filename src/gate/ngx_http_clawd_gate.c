@@ -43,25 +43,20 @@ ngx_http_clawd_gate_handler(ngx_http_request_t *r)
 
     ctx = ngx_http_get_module_ctx(r, ngx_http_clawd_module);
 
-    if (ctx == NULL) {
-        ctx = ngx_http_clawd_obtain_ctx(r);
+    if (ctx == NULL || !ctx->gated) {
+        ctx = ngx_http_clawd_adopt_ctx(r);
         if (ctx == NULL) {
             return NGX_HTTP_INTERNAL_SERVER_ERROR;
         }
 
         /* a first or another location: it judges for itself */
 
-        ngx_http_set_ctx(r, ctx, ngx_http_clawd_module);
-
         ctx->state = NGX_HTTP_CLAWD_STATE_AUTH;
         ctx->error = NGX_HTTP_CLAWD_ERR_NONE;
-        ctx->family = ngx_http_clawd_api_family(&r->uri);
         ctx->stream = NULL;
         ctx->reword = NULL;
         ctx->preflight = 0;
     }
-
-    ctx->gated = 1;
 
     while (ctx->state < NGX_HTTP_CLAWD_STATE_PASSED) {
 

@@ -116,14 +116,7 @@ ngx_http_clawd_observe_ctx(ngx_http_request_t *r)
         return NULL;
     }
 
-    ctx = ngx_http_clawd_obtain_ctx(r);
-
-    if (ctx) {
-        ctx->gated = 1;
-        ngx_http_set_ctx(r, ctx, ngx_http_clawd_module);
-    }
-
-    return ctx;
+    return ngx_http_clawd_adopt_ctx(r);
 }
 
 

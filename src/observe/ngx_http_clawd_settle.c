@@ -37,7 +37,9 @@ ngx_http_clawd_observe_go(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx)
 
     ctx->passed = 1;
 
-    if (ctx->in_flight || ctx->model.len == 0) {
+    /* a post_action comes here again, behind the end of all */
+
+    if (ctx->in_flight || ctx->settled || ctx->model.len == 0) {
         return;
     }
 
@@ -86,7 +88,9 @@ ngx_http_clawd_settle(void *data)
         /* NGINX answers some of its refusals by closing the connection */
 
         if (ctx->error == NGX_HTTP_CLAWD_ERR_NONE) {
-            ctx->error = ngx_http_clawd_error_of_status(
+            ctx->error = r->connection->error
+                         ? NGX_HTTP_CLAWD_ERR_CLIENT_ABORT
+                         : ngx_http_clawd_error_of_status(
                                                      r->headers_out.status);
         }
 

@@ -154,6 +154,14 @@ static const ngx_http_clawd_error_def_t  ngx_http_clawd_error_defs[] = {
         "request_timeout", "invalid_request_error",
         "the request body did not arrive in time", "body_timeout"),
 
+    ngx_http_clawd_error_entry(400, "invalid_request_error",
+        "incomplete_body", "invalid_request_error",
+        "the request body could not be read to its end", "partial_body"),
+
+    ngx_http_clawd_error_entry(400, "invalid_request_error",
+        "client_abort", "invalid_request_error",
+        "the client closed the connection", "client_abort"),
+
     ngx_http_clawd_error_entry(500, "server_error",
         "internal_error", "api_error",
         "the gateway failed", "internal"),

@@ -43,6 +43,8 @@ typedef enum {
     NGX_HTTP_CLAWD_ERR_PARAM_DENIED,      /* 403, e.g. _debug_render_only */
     NGX_HTTP_CLAWD_ERR_TOO_LARGE,         /* 413 */
     NGX_HTTP_CLAWD_ERR_BODY_TIMEOUT,      /* 408 */
+    NGX_HTTP_CLAWD_ERR_PARTIAL_BODY,      /* 400, reading it had failed */
+    NGX_HTTP_CLAWD_ERR_CLIENT_ABORT,      /* nobody is there to read it */
     NGX_HTTP_CLAWD_ERR_INTERNAL,          /* 500 */
     NGX_HTTP_CLAWD_ERR_UNAVAILABLE,       /* 502 upstream_unavailable */
     NGX_HTTP_CLAWD_ERR_INVALID,           /* 502, an answer not relayed */
