@@ -58,6 +58,7 @@ static u_char *ngx_http_clawd_json_resume(ngx_http_clawd_json_t *js, u_char *p,
     u_char *last);
 static u_char *ngx_http_clawd_json_walk(ngx_http_clawd_json_t *js, u_char *p,
     u_char *last);
+static u_char *ngx_http_clawd_json_gap(u_char *p, u_char *last);
 static u_char *ngx_http_clawd_json_space(u_char *p, u_char *last);
 static u_char *ngx_http_clawd_json_below(ngx_http_clawd_json_t *js, u_char *p,
     u_char *last);
@@ -110,10 +111,6 @@ static size_t ngx_http_clawd_json_utf8_len(u_char *p, u_char *last);
 
 
 #define ngx_http_clawd_json_at(js, p)  ((js)->offset + ((p) - (js)->origin))
-
-/* whether white space, or nothing, may come before the next byte of use */
-
-#define ngx_http_clawd_json_gap(p, last)  ((p) == (last) || *(p) <= ' ')
 
 #define ngx_http_clawd_json_captured(js)                                      \
     ((js)->current != NGX_HTTP_CLAWD_JSON_NO_NODE                             \
@@ -363,12 +360,9 @@ ngx_http_clawd_json_walk(ngx_http_clawd_json_t *js, u_char *p, u_char *last)
 
 key:
 
-    if (ngx_http_clawd_json_gap(p, last)) {
-        p = ngx_http_clawd_json_space(p, last);
-
-        if (p == last) {
-            return p;
-        }
+    p = ngx_http_clawd_json_gap(p, last);
+    if (p == last) {
+        return p;
     }
 
     if (*p != '"') {
@@ -383,12 +377,9 @@ key:
 
 colon:
 
-    if (ngx_http_clawd_json_gap(p, last)) {
-        p = ngx_http_clawd_json_space(p, last);
-
-        if (p == last) {
-            return p;
-        }
+    p = ngx_http_clawd_json_gap(p, last);
+    if (p == last) {
+        return p;
     }
 
     if (*p != ':') {
@@ -401,12 +392,9 @@ colon:
 
 value:
 
-    if (ngx_http_clawd_json_gap(p, last)) {
-        p = ngx_http_clawd_json_space(p, last);
-
-        if (p == last) {
-            return p;
-        }
+    p = ngx_http_clawd_json_gap(p, last);
+    if (p == last) {
+        return p;
     }
 
     if (*p == ']' && js->state == ngx_http_clawd_json_first_value) {
@@ -423,12 +411,9 @@ value:
 
 behind:
 
-    if (ngx_http_clawd_json_gap(p, last)) {
-        p = ngx_http_clawd_json_space(p, last);
-
-        if (p == last) {
-            return p;
-        }
+    p = ngx_http_clawd_json_gap(p, last);
+    if (p == last) {
+        return p;
     }
 
     if (*p != ',') {
@@ -444,6 +429,15 @@ behind:
 
     js->state = ngx_http_clawd_json_value;
     goto value;
+}
+
+
+/* mostly there is none, or a single space */
+
+static ngx_inline u_char *
+ngx_http_clawd_json_gap(u_char *p, u_char *last)
+{
+    return (p < last && *p > ' ') ? p : ngx_http_clawd_json_space(p, last);
 }
 
 
