@@ -62,6 +62,9 @@ our %cases = (
     'the last bytes' => ['chat', "$first$finish$total", "$first$finish"],
     'the last bytes, no blank line' =>
         ['chat', "$first$finish" . $total =~ s/\n\n\z//r, "$first$finish"],
+    'the last bytes, and half of a line break' =>
+        ['chat', "$first$finish$total" =~ s/\n/\r\n/gr =~ s/\n\z//r,
+         "$first$finish" =~ s/\n/\r\n/gr],
     'no choices and no usage first' =>
         ['chat', $filter . body_of('chat'), $filter . $without],
     'a long event passes' =>
@@ -257,3 +260,25 @@ usage_source_total{source="upstream"} 1
 --- logged: completion_tokens=2 usage_source=counted error=
 --- counted
 usage_source_total{source="counted"} 1
+
+
+
+=== a prompt that is told as none, beside an answer: it was cached, not empty
+--- upstream eval
+[main::deliver('whole', 'text/event-stream',
+               main::body_of('chat') =~ s/"prompt_tokens":26/"prompt_tokens":0/r)]
+--- request eval: main::ask('chat')
+--- response_body eval: $::without
+--- logged eval
+'prompt_tokens=' . int(length((main::asked('chat'))[1]) / 4)
+. ' completion_tokens=10 usage_source=counted error='
+
+
+
+=== the same of messages, which told it before
+--- upstream eval
+[main::deliver('whole', 'text/event-stream',
+               main::body_of('messages')
+               =~ s/"input_tokens":26/"input_tokens":0/r)]
+--- request eval: main::ask('messages')
+--- logged: prompt_tokens=4 completion_tokens=10 usage_source=upstream error=

@@ -455,3 +455,27 @@ Content-Length: \d+
 Connection reset by peer
 --- counted
 model_error_total{model="other",error_type="reset"} 1
+
+
+
+=== E121: a page in place of JSON, whatever its type says besides
+--- upstream eval
+[map { main::reply(200, '<html>', 'Content-Type' => $_) }
+     'text/html; level=1', 'text/html;', 'Text/HTML ;charset=utf-8']
+--- request eval
+[(main::ask('chat')) x 3]
+--- error_code eval
+[502, 502, 502]
+--- response_body_like eval
+[('"code":"upstream_invalid"') x 3]
+--- error_log: with status 200 is not relayed
+
+
+
+=== E121: a part of an answer
+--- upstream eval
+[main::reply(206, '"choices":[]}', 'Content-Range' => 'bytes 1-13/14')]
+--- request eval: main::ask('chat')
+--- error_code: 502
+--- response_body_like: "code":"upstream_invalid"
+--- error_log: with status 206 is not relayed

@@ -66,6 +66,35 @@ sub every_format {
     }
 }
 
+sub encoded {
+    my ($how, $bytes) = @_;
+    my $head = stream('text/event-stream', 'Content-Encoding' => $how);
+
+    return [$head, chunk(substr($bytes, 0, 20), substr $bytes, 20), chunk()];
+}
+
+our $stream = body_of('chat');
+
+sub raw_deflate {
+    require Compress::Raw::Zlib;
+    my $z = Compress::Raw::Zlib::Deflate->new(
+        -WindowBits => -15, -AppendOutput => 1);
+    my $out = '';
+
+    $z->deflate($stream, $out);
+    $z->flush($out);
+    return $out;
+}
+
+# Two members, cut in the middle of the text, and zeros as tar pads them.
+
+sub members {
+    my $half = int(length($stream) / 2);
+
+    return compressed('gzip', substr $stream, 0, $half)
+           . compressed('gzip', substr $stream, $half) . "\0" x 100;
+}
+
 run_tests();
 
 __DATA__
@@ -173,3 +202,46 @@ Accept-Encoding: gzip
  '"eval_count":10\}\n$']
 --- logged eval
 [('prompt_tokens=26 completion_tokens=10 usage_source=upstream error=') x 3]
+
+
+
+=== identity and none are no encodings
+--- upstream eval
+[main::encoded('identity', $::stream), main::encoded('none', $::stream),
+ main::encoded('Identity', $::stream)]
+--- request eval
+[(main::ask('chat')) x 3]
+--- response_body_like eval
+[('"lo".*\[DONE\]\n\n$') x 3]
+--- logged eval
+[('prompt_tokens=26 completion_tokens=10 usage_source=upstream error=') x 3]
+
+
+
+=== a stream in an encoding that nobody here can read passes whole
+--- upstream eval
+[main::encoded('br', 'x' x 400), main::encoded('zstd, gzip', 'x' x 400)]
+--- request eval
+[(main::ask('chat')) x 2]
+--- response_body eval
+['x' x 400, 'x' x 400]
+--- logged eval
+[('completion_tokens=100 usage_source=estimated error=') x 2]
+
+
+
+=== so does one that is compressed otherwise than it says
+--- upstream eval
+[main::encoded('deflate', main::raw_deflate())]
+--- request eval: main::ask('chat')
+--- response_body eval: main::raw_deflate()
+--- logged: completion_tokens=0 usage_source=estimated error=incomplete
+
+
+
+=== gzip in two members, and padding
+--- upstream eval
+[main::encoded('gzip', main::members())]
+--- request eval: main::ask('chat')
+--- response_body eval: main::members()
+--- logged: prompt_tokens=26 completion_tokens=10 usage_source=upstream error=

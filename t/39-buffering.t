@@ -203,3 +203,23 @@ POST /v1/chat/completions
 --- response_body chomp
 {"choices":[]}
 --- raw_response_headers_unlike: (?i)x-accel|koi8
+
+
+
+=== a range of an answer: it is whole, and metered
+--- config eval: main::conf('proxy_force_ranges on;')
+--- upstream eval
+[main::reply(200, '{"choices":[{"message":{"content":"hi"},'
+                  . '"finish_reason":"stop"}],"usage":{"prompt_tokens":26,'
+                  . '"completion_tokens":10}}')]
+--- request
+POST /v1/chat/completions
+{"model":"m","messages":[]}
+--- more_headers
+Authorization: Bearer sk-alice
+Range: bytes=1-
+If-Range: "x"
+--- error_code: 200
+--- response_body_like: ^\{"choices".*\}$
+--- upstream_request_unlike: (?i)^(?:if-)?range:
+--- logged: prompt_tokens=26 completion_tokens=10 usage_source=upstream error=

@@ -48,10 +48,12 @@ static ngx_str_t  ngx_http_clawd_stripped[] = {
     ngx_string("cookie"),
     ngx_string("expect"),
     ngx_string("forwarded"),
+    ngx_string("if-range"),
     ngx_string("keep-alive"),
     ngx_string("origin"),
     ngx_string("proxy"),
     ngx_string("proxy-*"),
+    ngx_string("range"),                   /* a part can't be metered */
     ngx_string("referer"),
     ngx_string("sec-fetch-*"),
     ngx_string("te"),

@@ -14,7 +14,8 @@
 
 struct ngx_http_clawd_inflate_s {
     z_stream    zs;
-    ngx_uint_t  done;          /* unsigned  done:1; */
+    unsigned    whole:1;       /* a member has ended */
+    unsigned    broken:1;
 };
 
 
@@ -55,7 +56,7 @@ ngx_http_clawd_inflate(ngx_http_clawd_inflate_t *inf, u_char *src,
     int     rc;
     u_char  out[NGX_HTTP_CLAWD_INFLATE_OUT];
 
-    if (inf->done) {
+    if (inf->broken) {
         return NGX_OK;
     }
 
@@ -69,18 +70,25 @@ ngx_http_clawd_inflate(ngx_http_clawd_inflate_t *inf, u_char *src,
         rc = inflate(&inf->zs, Z_SYNC_FLUSH);
 
         if (rc != Z_OK && rc != Z_STREAM_END && rc != Z_BUF_ERROR) {
-            inf->done = 1;
-            return NGX_ERROR;
+            inf->broken = 1;
+
+            /* behind a whole one it is padding */
+
+            return inf->whole ? NGX_OK : NGX_ERROR;
         }
 
         read(data, out, inf->zs.next_out);
 
         if (rc == Z_STREAM_END) {
-            inf->done = 1;
-            return NGX_OK;
+            inf->whole = 1;
+
+            /* cannot fail; gzip allows one member behind the other */
+
+            (void) inflateReset(&inf->zs);
         }
 
-    } while (inf->zs.avail_out == 0);
+    } while (inf->zs.avail_out == 0
+             || (rc == Z_STREAM_END && inf->zs.avail_in));
 
     return NGX_OK;
 }

@@ -12,6 +12,7 @@ static ngx_http_clawd_ctx_t *ngx_http_clawd_observe_ctx(
     ngx_http_request_t *r);
 static ngx_uint_t ngx_http_clawd_relayed(ngx_http_request_t *r,
     ngx_http_clawd_ctx_t *ctx);
+static ngx_uint_t ngx_http_clawd_type_html(ngx_str_t *type);
 static ngx_uint_t ngx_http_clawd_header_replaced(ngx_table_elt_t *h,
     ngx_http_clawd_ctx_t *ctx, ngx_uint_t cors, ngx_uint_t stream);
 
@@ -137,13 +138,42 @@ ngx_http_clawd_relayed(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx)
                && ctx->api->class == NGX_HTTP_CLAWD_CLASS_LIST;
     }
 
+    if (ctx->api->class != NGX_HTTP_CLAWD_CLASS_INFER) {
+        return 1;
+    }
+
+    /* nor can a part of an answer be read, which nobody asked for */
+
+    if (status == NGX_HTTP_PARTIAL_CONTENT) {
+        return 0;
+    }
+
     /* a portal's page in place of JSON would reach the program as a string */
 
-    return ctx->api->class != NGX_HTTP_CLAWD_CLASS_INFER
-           || r->headers_out.content_type_len != sizeof("text/html") - 1
-           || ngx_strncasecmp(r->headers_out.content_type.data,
-                              (u_char *) "text/html", sizeof("text/html") - 1)
-              != 0;
+    return !ngx_http_clawd_type_html(&r->headers_out.content_type);
+}
+
+
+static ngx_uint_t
+ngx_http_clawd_type_html(ngx_str_t *type)
+{
+    u_char  *p;
+
+    if (type->len < sizeof("text/html") - 1
+        || ngx_strncasecmp(type->data, (u_char *) "text/html",
+                           sizeof("text/html") - 1)
+           != 0)
+    {
+        return 0;
+    }
+
+    if (type->len == sizeof("text/html") - 1) {
+        return 1;
+    }
+
+    p = type->data + sizeof("text/html") - 1;
+
+    return *p == ';' || *p == ' ' || *p == '\t';
 }
 
 

@@ -21,7 +21,7 @@ typedef struct ngx_http_clawd_inflate_s  ngx_http_clawd_inflate_t;
 
 
 struct ngx_http_clawd_stream_s {
-    ngx_http_clawd_inflate_t  *inflate;    /* NULL: not compressed */
+    ngx_http_clawd_inflate_t  *inflate;    /* NULL: not so compressed */
 
     ngx_chain_t               *hold;       /* bytes of an undecided event */
     ngx_chain_t               *free;
@@ -32,6 +32,8 @@ struct ngx_http_clawd_stream_s {
     unsigned                   swallow:1;  /* drop the usage event */
     unsigned                   let_go:1;   /* some of the pending event is out:
                                               it can't be dropped any more */
+    unsigned                   encoded:1;  /* in a way that is not read here */
+    unsigned                   garbled:1;  /* inflate can't read it */
     unsigned                   ended:1;
     unsigned                   reset:1;    /* the upstream died under it */
     unsigned                   timedout:1; /* …of silence */

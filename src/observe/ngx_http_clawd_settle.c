@@ -262,7 +262,9 @@ ngx_http_clawd_settle_tokens(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx)
 
     if (ctx->completion_tokens < 0) {
 
-        if (ctx->stream->answer.framing == NGX_HTTP_CLAWD_FRAMING_JSON) {
+        if (ctx->stream->answer.framing == NGX_HTTP_CLAWD_FRAMING_JSON
+            || ctx->stream->encoded)
+        {
             ctx->source = NGX_HTTP_CLAWD_SOURCE_ESTIMATED;
             ctx->completion_tokens = facts->text_bytes
                                      / NGX_HTTP_CLAWD_TOKEN_BYTES;

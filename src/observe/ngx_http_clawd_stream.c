@@ -25,7 +25,13 @@ typedef struct {
     (ngx_memcmp(p, name, sizeof(name) - 1) == 0                               \
      || ngx_strncasecmp(p, (u_char *) name, sizeof(name) - 1) == 0)
 
+#define ngx_http_clawd_stream_coding_is(s, name)                              \
+    ((s)->len == sizeof(name) - 1                                             \
+     && ngx_strncasecmp((s)->data, (u_char *) name, sizeof(name) - 1) == 0)
 
+
+static ngx_int_t ngx_http_clawd_stream_encoding(ngx_http_request_t *r,
+    ngx_http_clawd_stream_t *st);
 static ngx_http_clawd_framing_e ngx_http_clawd_stream_framing(
     ngx_http_request_t *r);
 static void ngx_http_clawd_stream_read(void *data, u_char *p, u_char *last);
@@ -77,29 +83,28 @@ ngx_http_clawd_stream_start(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx)
     ngx_http_clawd_answer_init(&st->answer, ctx->api->format, framing);
     st->last_read = ngx_current_msec;
 
-    if (r->headers_out.content_encoding
-        && r->headers_out.content_encoding->value.len)
-    {
-        st->inflate = ngx_http_clawd_inflate_create(r);
-        if (st->inflate == NULL) {
-            return NGX_ERROR;
-        }
+    if (ngx_http_clawd_stream_encoding(r, st) != NGX_OK) {
+        return NGX_ERROR;
     }
 
     ctx->stream = st;
 
     r->filter_need_in_memory = 1;
 
+    /* a part of an answer can't be metered */
+
+    ngx_http_clear_accept_ranges(r);
+
     if (framing == NGX_HTTP_CLAWD_FRAMING_JSON) {
         return NGX_OK;
     }
 
-    st->swallow = ctx->added_usage && !ctx->asked_usage && !st->inflate;
+    st->swallow = ctx->added_usage && !ctx->asked_usage
+                  && !st->inflate && !st->encoded;
 
     /* what is dropped or added changes the length */
 
     ngx_http_clear_content_length(r);
-    ngx_http_clear_accept_ranges(r);
 
 #if (NGX_HTTP_GZIP)
     r->gzip_tested = 1;
@@ -112,6 +117,40 @@ ngx_http_clawd_stream_start(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx)
         /* else the upstream goes on when the client has left */
         r->upstream->cacheable = 0;
     }
+
+    return NGX_OK;
+}
+
+
+/* "none" is what some servers say to keep compression off on the way */
+
+static ngx_int_t
+ngx_http_clawd_stream_encoding(ngx_http_request_t *r,
+    ngx_http_clawd_stream_t *st)
+{
+    ngx_str_t  *s;
+
+    if (r->headers_out.content_encoding == NULL) {
+        return NGX_OK;
+    }
+
+    s = &r->headers_out.content_encoding->value;
+
+    if (s->len == 0 || ngx_http_clawd_stream_coding_is(s, "identity")
+        || ngx_http_clawd_stream_coding_is(s, "none"))
+    {
+        return NGX_OK;
+    }
+
+    if (ngx_http_clawd_stream_coding_is(s, "gzip")
+        || ngx_http_clawd_stream_coding_is(s, "x-gzip")
+        || ngx_http_clawd_stream_coding_is(s, "deflate"))
+    {
+        st->inflate = ngx_http_clawd_inflate_create(r);
+        return st->inflate ? NGX_OK : NGX_ERROR;
+    }
+
+    st->encoded = 1;
 
     return NGX_OK;
 }
@@ -245,12 +284,18 @@ ngx_http_clawd_stream_cut(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx,
     p = cut->buf->pos;
     last = cut->buf->last;
 
+    if (st->encoded) {
+        st->answer.facts.text_bytes += last - p;
+        return NGX_OK;
+    }
+
     if (st->inflate) {
         if (ngx_http_clawd_inflate(st->inflate, p, last,
                                    ngx_http_clawd_stream_read, ctx)
             != NGX_OK)
         {
             st->answer.facts.anomaly = 1;
+            st->garbled = 1;
         }
 
         return NGX_OK;
@@ -491,11 +536,17 @@ ngx_http_clawd_stream_end(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx,
     end = ngx_http_clawd_answer_end(&st->answer);
     facts = &st->answer.facts;
 
-    if (st->hold && st->answer.usage_only
-        && end == NGX_HTTP_CLAWD_END_WHOLE)
-    {
+    /* half a line break may be all that its end lacks */
+
+    if (st->hold && st->answer.usage_only) {
         st->hold = NULL;
         end = NGX_HTTP_CLAWD_END_BOUNDARY;
+    }
+
+    /* a clean end is all that can be told of what can't be read */
+
+    if (st->encoded && !gone) {
+        facts->complete = 1;
     }
 
     ngx_http_clawd_stream_release(st, cut);
@@ -504,12 +555,14 @@ ngx_http_clawd_stream_end(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx,
         return ngx_http_clawd_stream_rest(r, cut);
     }
 
-    failed = !facts->complete && !(facts->error && facts->told);
+    failed = !facts->complete && !(facts->error && facts->told)
+             && !st->garbled;
     emptied = ngx_buf_in_memory(cut->buf) && cut->keep == cut->buf->last;
 
     /* no event can be placed behind half an event or into compressed bytes */
 
-    if ((failed || gone) && (st->inflate || end == NGX_HTTP_CLAWD_END_BROKEN))
+    if ((failed || gone)
+        && (st->inflate || st->encoded || end == NGX_HTTP_CLAWD_END_BROKEN))
     {
         cut->buf->last_buf = 0;
 
@@ -523,7 +576,7 @@ ngx_http_clawd_stream_end(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx,
     }
 
     if (!failed && !gone && !emptied
-        && (end != NGX_HTTP_CLAWD_END_WHOLE || st->inflate
+        && (end != NGX_HTTP_CLAWD_END_WHOLE || st->inflate || st->encoded
             || st->answer.framing != NGX_HTTP_CLAWD_FRAMING_SSE))
     {
         return ngx_http_clawd_stream_rest(r, cut);

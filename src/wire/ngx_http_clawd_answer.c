@@ -1286,7 +1286,11 @@ ngx_http_clawd_event_usage(ngx_http_clawd_answer_t *a)
     a->final = last;
     f->usage = 1;
 
-    if (a->prompt >= 0) {
+    /* a cached prompt that is told as 0 has been read all the same */
+
+    if (a->prompt > 0
+        || (a->prompt == 0 && a->completion <= 0 && f->deltas == 0))
+    {
         f->prompt_tokens = a->prompt;
     }
 
