@@ -142,7 +142,7 @@ ngx_http_clawd_relayed(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx)
         return 1;
     }
 
-    /* nor can a part of an answer be read, which nobody asked for */
+    /* a part of an answer can't be read, and nobody has asked for one */
 
     if (status == NGX_HTTP_PARTIAL_CONTENT) {
         return 0;
