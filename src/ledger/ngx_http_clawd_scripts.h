@@ -1,0 +1,84 @@
+/*
+ * Copyright (C) clawd authors
+ *
+ * The scripts of the store in Redis.  All of them are atomic, declare their
+ * keys (of one slot), take the time from Redis alone, and return integers.
+ */
+
+#ifndef _NGX_HTTP_CLAWD_SCRIPTS_H_INCLUDED_
+#define _NGX_HTTP_CLAWD_SCRIPTS_H_INCLUDED_
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+
+
+#pragma GCC visibility push(hidden)
+
+
+/*
+ * KEYS of all: the user's state (hash), reservations in flight (zset, score:
+ * expiry in ms) and orphans (zset, score: when they became so, ms).
+ *
+ *     clawd:{USER}:u:USER  clawd:{USER}:f:USER  clawd:{USER}:o:USER
+ *
+ * RESERVE  ARGV rid est ttl_ms deadline_us concurrency rpm tpm day month
+ *               offset_s epoch run n live
+ *          [guard: request_tat token_tat minute minute_requests minute_tokens
+ *                  day day_tokens month month_tokens]
+ *
+ *     limits: -1 is none.  est -1 only looks: nothing is written.  run is the
+ *     server's run id, or empty if it isn't known; n the newest operation
+ *     number that the gateway has seen of this user and epoch (0: none), live
+ *     how many of the user's requests it holds itself.
+ *
+ *     returns { status, limit, now_us, live, epoch, n, request_tat, token_tat,
+ *               minute, minute_requests, minute_tokens, day, day_tokens,
+ *               month, month_tokens }
+ *
+ *     status: 1 admitted; 0 denied, limit (as ngx_http_clawd_limit_e) in the
+ *     way; 2 this rid is in flight already, nothing changed; 3 the deadline
+ *     had passed; 4 the server's n is behind the gateway's and no guard was
+ *     given: nothing changed, call again with it.
+ *
+ * SETTLE   ARGV rid est actual minute day month epoch tpm offset_s offline
+ *
+ *     offline 1: Redis has not seen the reservation: all of actual is charged,
+ *     once.  returns { status, epoch, n, … month_tokens } as above; status: 1
+ *     settled, 2 settled late (it had been an orphan), 0 nothing to settle,
+ *     or not any more.
+ *
+ * BEAT     ARGV ttl_ms deadline_us rid …
+ *
+ *     Keeps reservations alive, and puts back those that the server has lost.
+ *     returns { number of rids put back }
+ */
+
+typedef enum {
+    NGX_HTTP_CLAWD_SCRIPT_RESERVE = 0,
+    NGX_HTTP_CLAWD_SCRIPT_SETTLE,
+    NGX_HTTP_CLAWD_SCRIPT_BEAT,
+    NGX_HTTP_CLAWD_SCRIPTS
+} ngx_http_clawd_script_e;
+
+
+#define NGX_HTTP_CLAWD_RESERVE_STATUS     0
+#define NGX_HTTP_CLAWD_RESERVE_LIMIT      1
+#define NGX_HTTP_CLAWD_RESERVE_NOW        2
+#define NGX_HTTP_CLAWD_RESERVE_LIVE       3
+#define NGX_HTTP_CLAWD_RESERVE_USAGE      4   /* 11 numbers, as in
+                                                 ngx_http_clawd_usage_t */
+#define NGX_HTTP_CLAWD_RESERVE_N          15
+
+#define NGX_HTTP_CLAWD_SETTLE_STATUS      0
+#define NGX_HTTP_CLAWD_SETTLE_USAGE       1   /* 11 numbers; epoch first */
+#define NGX_HTTP_CLAWD_SETTLE_N           12
+
+
+extern ngx_str_t  ngx_http_clawd_scripts[NGX_HTTP_CLAWD_SCRIPTS];
+
+
+#pragma GCC visibility pop
+
+
+#endif /* _NGX_HTTP_CLAWD_SCRIPTS_H_INCLUDED_ */
