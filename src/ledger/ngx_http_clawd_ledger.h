@@ -11,6 +11,10 @@
 
 #include <ngx_config.h>
 #include <ngx_core.h>
+#include <ngx_event.h>
+#if (NGX_THREADS)
+#include <ngx_thread_pool.h>
+#endif
 
 #include "ngx_http_clawd_accounts.h"
 #include "ngx_http_clawd_cache.h"
