@@ -136,6 +136,7 @@ ngx_http_clawd_body_model(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx)
 
     rq.format = ctx->api->format;
     rq.max_tokens = clcf->max_tokens;
+    rq.default_tokens = 0;
     rq.native = (ctx->family == NGX_HTTP_CLAWD_OLLAMA);
     rq.admin = (ctx->token && ctx->token->admin);
 

@@ -39,6 +39,7 @@ typedef struct {
     int64_t                  cap;
     int                      native;
     int                      admin;
+    int64_t                  unset;        /* the cap of who asks for none */
 } setup_t;
 
 
@@ -50,24 +51,27 @@ typedef struct {
     char                     label[NGX_HTTP_CLAWD_MODEL_LEN + 1];
     unsigned                 flags;
     ngx_uint_t               nedits;
+    int64_t                  output;
+    int64_t                  bound;
+    int64_t                  guess;
     size_t                   len;
     u_char                   out[OUT_MAX];
 } result_t;
 
 
-static const setup_t  chat = { CHAT, 0, 0, 0 };
-static const setup_t  chat_cap = { CHAT, 100, 0, 0 };
-static const setup_t  completions = { COMPLETIONS, 0, 0, 0 };
-static const setup_t  completions_cap = { COMPLETIONS, 100, 0, 0 };
-static const setup_t  responses = { RESPONSES, 0, 0, 0 };
-static const setup_t  responses_cap = { RESPONSES, 100, 0, 0 };
-static const setup_t  messages = { MESSAGES, 0, 0, 0 };
-static const setup_t  messages_cap = { MESSAGES, 100, 0, 0 };
-static const setup_t  native = { NATIVE, 0, 1, 0 };
-static const setup_t  native_cap = { NATIVE, 100, 1, 0 };
-static const setup_t  native_admin = { NATIVE, 0, 1, 1 };
-static const setup_t  embed = { EMBEDDINGS, 100, 1, 0 };
-static const setup_t  embeddings = { EMBEDDINGS, 100, 0, 0 };
+static const setup_t  chat = { CHAT, 0, 0, 0, 0 };
+static const setup_t  chat_cap = { CHAT, 100, 0, 0, 0 };
+static const setup_t  completions = { COMPLETIONS, 0, 0, 0, 0 };
+static const setup_t  completions_cap = { COMPLETIONS, 100, 0, 0, 0 };
+static const setup_t  responses = { RESPONSES, 0, 0, 0, 0 };
+static const setup_t  responses_cap = { RESPONSES, 100, 0, 0, 0 };
+static const setup_t  messages = { MESSAGES, 0, 0, 0, 0 };
+static const setup_t  messages_cap = { MESSAGES, 100, 0, 0, 0 };
+static const setup_t  native = { NATIVE, 0, 1, 0, 0 };
+static const setup_t  native_cap = { NATIVE, 100, 1, 0, 0 };
+static const setup_t  native_admin = { NATIVE, 0, 1, 1, 0 };
+static const setup_t  embed = { EMBEDDINGS, 100, 1, 0, 0 };
+static const setup_t  embeddings = { EMBEDDINGS, 100, 0, 0, 0 };
 
 
 static uint32_t  seed = 20;
@@ -132,6 +136,7 @@ run(const setup_t *s, const char *body, size_t len, size_t step, size_t cut,
 
     rq->format = s->format;
     rq->max_tokens = s->cap;
+    rq->default_tokens = s->unset;
     rq->native = s->native;
     rq->admin = s->admin;
 
@@ -164,6 +169,9 @@ run(const setup_t *s, const char *body, size_t len, size_t step, size_t cut,
 
         r->flags = rq->stream | rq->asked_usage << 1 | rq->added_usage << 2;
         r->nedits = rq->nedits;
+        r->output = rq->output_tokens;
+        r->bound = rq->prompt_bound;
+        r->guess = rq->prompt_guess;
 
         dst = r->out;
         edit = 0;
@@ -221,61 +229,179 @@ plain(json_t *v, int64_t max)
 }
 
 
+static const char  *limits[] = {
+    "max_tokens", "max_completion_tokens", "max_output_tokens", "n_predict",
+    "num_predict"
+};
+
+
+/* the object that holds limit i, or NULL */
+
+static json_t *
+tree_holder(json_t *root, size_t i)
+{
+    return i < 4 ? root : json_object_get(root, "options");
+}
+
+
+static size_t
+tree_own(const setup_t *s)
+{
+    return s->format == RESPONSES ? 2 : s->format == NATIVE ? 4 : 0;
+}
+
+
+static int64_t
+tree_default(const setup_t *s)
+{
+    if (s->cap && s->unset) {
+        return s->cap < s->unset ? s->cap : s->unset;
+    }
+
+    return s->cap ? s->cap : s->unset;
+}
+
+
 static void
 tree_cap(const setup_t *s, json_t *root)
 {
-    json_t      *own, *v, *obj;
-    size_t       i;
-    int64_t      limit;
-    const char  *key;
+    json_t  *own, *v, *obj;
+    size_t   i;
+    int64_t  limit, absurd;
 
-    static const char  *keys[] = {
-        "max_tokens", "max_completion_tokens", "max_output_tokens",
-        "n_predict"
-    };
-
-    if (s->cap == 0 || s->format == EMBEDDINGS) {
+    if ((s->cap == 0 && s->unset == 0) || s->format == EMBEDDINGS) {
         return;
     }
 
-    obj = root;
-    key = "max_tokens";
+    obj = tree_holder(root, tree_own(s));
 
-    if (s->format == RESPONSES) {
-        key = "max_output_tokens";
-
-    } else if (s->format == NATIVE) {
-        key = "num_predict";
-        obj = json_object_get(root, "options");
-
-        if (!json_is_object(obj)) {
-            obj = json_object();
-            json_object_set_new(root, "options", obj);
-        }
+    if (!json_is_object(obj)) {
+        obj = json_object();
+        json_object_set_new(root, "options", obj);
     }
 
-    limit = s->cap;
-    own = json_object_get(obj, key);
+    absurd = s->unset ? 1000000000 : (int64_t) 1 << 53;
+    limit = INT64_MAX;
+    own = json_object_get(obj, limits[tree_own(s)]);
 
-    if (plain(own, limit)) {
+    if (plain(own, absurd)) {
         limit = json_integer_value(own);
     }
 
     v = json_object_get(root, "max_completion_tokens");
 
-    if (s->format == CHAT && plain(v, limit)) {
+    if (s->format == CHAT && plain(v, absurd)
+        && json_integer_value(v) < limit)
+    {
         limit = json_integer_value(v);
     }
 
-    json_object_set_new(obj, key, json_integer(limit));
+    if (limit == INT64_MAX) {
+        limit = tree_default(s);
+    }
 
-    for (i = 0; i < 4; i++) {
-        v = json_object_get(root, keys[i]);
+    if (s->cap && limit > s->cap) {
+        limit = s->cap;
+    }
 
-        if (v && !json_is_null(v) && !plain(v, s->cap)) {
-            json_object_set_new(root, keys[i], json_integer(limit));
+    json_object_set_new(obj, limits[tree_own(s)], json_integer(limit));
+
+    for (i = 0; i < 5; i++) {
+        obj = tree_holder(root, i);
+        v = json_object_get(obj, limits[i]);
+
+        if (v && !json_is_null(v) && !plain(v, s->unset ? limit : s->cap)) {
+            json_object_set_new(obj, limits[i], json_integer(limit));
         }
     }
+}
+
+
+/* of the edited tree, whichever field its reader looks at */
+
+static int64_t
+tree_output(const setup_t *s, json_t *root)
+{
+    json_t  *v, *prompt;
+    size_t   i;
+    int64_t  most, n, prompts;
+
+    static const char  *keys[] = { "n", "best_of", "n_cmpl" };
+
+    if (s->format == EMBEDDINGS) {
+        return 0;
+    }
+
+    v = json_object_get(tree_holder(root, tree_own(s)), limits[tree_own(s)]);
+
+    if (!plain(v, (int64_t) 1 << 53)) {
+        return -1;
+    }
+
+    most = 0;
+
+    for (i = 0; i < 5; i++) {
+        v = json_object_get(tree_holder(root, i), limits[i]);
+
+        if (v == NULL || json_is_null(v)) {
+            continue;
+        }
+
+        if (!plain(v, (s->cap || s->unset) ? (int64_t) 1 << 53 : 1000000000))
+        {
+            return -1;
+        }
+
+        most = json_integer_value(v) > most ? json_integer_value(v) : most;
+    }
+
+    n = 1;
+
+    for (i = 0; i < 3; i++) {
+        v = json_object_get(root, keys[i]);
+        n = json_integer_value(v) > n ? json_integer_value(v) : n;
+    }
+
+    prompts = 0;
+    prompt = json_object_get(root, "prompt");
+
+    if (s->format == COMPLETIONS) {
+        json_array_foreach(prompt, i, v) {
+            prompts += json_is_string(v) || json_is_array(v)
+                       || json_is_object(v);
+        }
+    }
+
+    return most * n * (prompts ? prompts : 1);
+}
+
+
+/* bytes of all texts, without those of values under the keys of images */
+
+static size_t
+tree_text(json_t *v)
+{
+    size_t       i, len;
+    json_t      *child;
+    const char  *key;
+
+    len = json_is_string(v) ? json_string_length(v) : 0;
+
+    json_array_foreach(v, i, child) {
+        len += tree_text(child);
+    }
+
+    json_object_foreach(v, key, child) {
+        len += strlen(key);
+
+        if (strcmp(key, "images") && strcmp(key, "image_url")
+            && strcmp(key, "source") && strcmp(key, "input_audio"))
+        {
+            len += tree_text(child);
+        }
+    }
+
+    return len;
 }
 
 
@@ -350,6 +476,10 @@ check_tree(const setup_t *s, const char *body, size_t len, result_t *r)
         fail_msg("not the expected tree: %.*s", (int) r->len, r->out);
     }
 
+    assert_int_equal(r->output, tree_output(s, after));
+    assert_true(r->bound >= (int64_t) tree_text(before));
+    assert_true(r->guess >= 0 && r->guess <= r->bound);
+
     json_decref(before);
     json_decref(after);
 }
@@ -358,7 +488,7 @@ check_tree(const setup_t *s, const char *body, size_t len, result_t *r)
 /* what was edited is read again without further edits, as the same model */
 
 static void
-check_again(const setup_t *s, result_t *r)
+check_again(const setup_t *s, size_t len, result_t *r)
 {
     result_t  again;
 
@@ -368,6 +498,11 @@ check_again(const setup_t *s, result_t *r)
     assert_int_equal(again.nedits, 0);
     assert_string_equal(again.sent, r->sent);
     assert_string_equal(again.label, r->label);
+
+    /* what an edit adds are bytes of the body, and nothing else */
+
+    assert_int_equal(again.output, r->output);
+    assert_int_equal(again.bound - r->bound, (int64_t) r->len - (int64_t) len);
 }
 
 
@@ -385,7 +520,7 @@ accept_raw(const setup_t *s, const char *body, size_t len,
         fail_msg("\n is: %.*s\nnot: %s", (int) r->len, r->out, expected);
     }
 
-    check_again(s, r);
+    check_again(s, len, r);
 }
 
 
@@ -1050,7 +1185,7 @@ test_c65_cap_odd_numbers(void **state)
 static void
 test_c65_cap_other_formats(void **state)
 {
-    setup_t  large = { CHAT, (int64_t) 1 << 53, 0, 0 };
+    setup_t  large = { CHAT, (int64_t) 1 << 53, 0, 0, 0 };
 
     accepts(&completions_cap, "{\"model\":\"a\",\"n_predict\":500}",
             "{\"max_tokens\":100,\"model\":\"a\",\"n_predict\":100}");
@@ -1166,6 +1301,9 @@ test_d72_local(void **state)
 
 /* random bodies: valid JSON, every key once, values of every type */
 
+static char  *random_end;    /* from here on nothing new is nested */
+
+
 static char *
 random_space(char *p)
 {
@@ -1211,7 +1349,19 @@ random_value(char *p, const char *key, int depth)
         "num_predict", "num_ctx", "temperature", "use_mmap", "numa", "x"
     };
     static const char  *stream[] = { "include_usage", "x" };
-    static const char  *any[] = { "type", "a", "b" };
+    static const char  *any[] = {
+        "type", "a", "b", "content", "image_url", "url", "source", "data",
+        "images", "input_audio", "output", "multimodal_data"
+    };
+    static const char  *types[] = {
+        "\"image_url\"", "\"input_image\"", "\"image\"", "\"base64\"",
+        "\"input_audio\"", "\"tool_result\"", "\"text\""
+    };
+    static const char  *data[] = {
+        "\"data:image/png;base64,QmVuY2g=\"", "\"QmVuY2hCZW5jaA\\/=\"",
+        "\"http://a/b\"", "\"\""
+    };
+    static const char  *some[] = { "1", "2", "7", "null" };
 
     int  i;
 
@@ -1243,12 +1393,26 @@ random_value(char *p, const char *key, int depth)
         return random_scalar(p, 1);
     }
 
-    if (depth == 0 || rnd(3)) {
-        return random_scalar(p, 0);
+    if ((strcmp(key, "n") == 0 || strcmp(key, "best_of") == 0
+         || strcmp(key, "n_cmpl") == 0)
+        && rnd(20))
+    {
+        return p + sprintf(p, "%s", some[rnd(4)]);
     }
 
-    if (rnd(2)) {
-        return random_object(p, any, 3, depth - 1);
+    if (strcmp(key, "type") == 0 && rnd(10)) {
+        return p + sprintf(p, "%s", types[rnd(7)]);
+    }
+
+    if (depth == 0 || p > random_end || rnd(3) == 0) {
+        return rnd(3) ? p + sprintf(p, "%s", data[rnd(4)])
+                      : random_scalar(p, 0);
+    }
+
+    if (strcmp(key, "messages") && strcmp(key, "content")
+        && strcmp(key, "images") && rnd(2))
+    {
+        return random_object(p, any, 12, depth - 1);
     }
 
     *p++ = '[';
@@ -1280,7 +1444,7 @@ random_object(char *p, const char **keys, int nkeys, int depth)
 
     used = 0;
 
-    for (n = 0; rnd(8); n++) {
+    for (n = 0; rnd(depth == 6 ? 12 : 4); n++) {
         i = rnd(nkeys);
 
         if (used & 1u << i) {
@@ -1320,7 +1484,8 @@ test_random_bodies(void **state)
     static const char  *keys[] = {
         "model", "stream", "stream_options", "max_tokens",
         "max_completion_tokens", "max_output_tokens", "n_predict",
-        "keep_alive", "options", "tools", "messages", "x"
+        "keep_alive", "options", "tools", "messages", "x", "n", "best_of",
+        "n_cmpl", "prompt", "input", "images", "template"
     };
 
     accepted = 0;
@@ -1329,9 +1494,11 @@ test_random_bodies(void **state)
         s.native = rnd(3) == 0;
         s.format = s.native ? NATIVE : CHAT + rnd(4);
         s.cap = rnd(3) ? 100 : 0;
+        s.unset = rnd(2) ? 1 + rnd(150) : 0;
         s.admin = rnd(4) == 0;
 
-        len = random_object(random_space(body), keys, 12, 3) - body;
+        random_end = body + sizeof(body) / 4;
+        len = random_object(random_space(body), keys, 19, 6) - body;
 
         run(&s, body, len, len, 0, &whole);
 
@@ -1344,7 +1511,7 @@ test_random_bodies(void **state)
         if (whole.rc == NGX_OK) {
             accepted++;
             check_tree(&s, body, len, &whole);
-            check_again(&s, &whole);
+            check_again(&s, len, &whole);
         }
     }
 
@@ -1416,6 +1583,7 @@ test_ends_refused(void **state)
 
     rq.format = CHAT;
     rq.max_tokens = 0;
+    rq.default_tokens = 0;
     rq.native = 0;
     rq.admin = 0;
 
@@ -1536,6 +1704,7 @@ check_recorded(const char *dir, const char *name, int *n)
 
         s.format = api->format;
         s.cap = 8;
+        s.unset = 0;
         s.native = (ngx_http_clawd_api_family(&uri)
                     == NGX_HTTP_CLAWD_OLLAMA);
         s.admin = 0;
@@ -1550,7 +1719,7 @@ check_recorded(const char *dir, const char *name, int *n)
 
         if (whole.rc == NGX_OK) {
             check_tree(&s, body, len, &whole);
-            check_again(&s, &whole);
+            check_again(&s, len, &whole);
         }
 
         (*n)++;
