@@ -61,6 +61,7 @@ typedef struct {
 
 static const setup_t  chat = { CHAT, 0, 0, 0, 0 };
 static const setup_t  chat_cap = { CHAT, 100, 0, 0, 0 };
+static const setup_t  chat_default = { CHAT, 0, 0, 0, 40 };
 static const setup_t  completions = { COMPLETIONS, 0, 0, 0, 0 };
 static const setup_t  completions_cap = { COMPLETIONS, 100, 0, 0, 0 };
 static const setup_t  responses = { RESPONSES, 0, 0, 0, 0 };
@@ -531,6 +532,21 @@ accepts(const setup_t *s, const char *body, const char *expected)
 
     accept_raw(s, body, strlen(body), expected, &r);
     check_tree(s, body, strlen(body), &r);
+}
+
+
+static void
+gives(const setup_t *s, const char *body, const char *expected,
+    int64_t output)
+{
+    result_t  r;
+
+    accept_raw(s, body, strlen(body), expected, &r);
+
+    if (r.output != output) {
+        fail_msg("output %d instead of %d: %s", (int) r.output, (int) output,
+                 body);
+    }
 }
 
 
@@ -1205,6 +1221,476 @@ test_c65_cap_other_formats(void **state)
 }
 
 
+/* a limit for who asks for none; unlike the cap it clamps nobody who does */
+
+static void
+test_default_chat(void **state)
+{
+    size_t    i;
+    char      body[256], expected[256];
+
+    static const char  *useless[] = {
+        "null", "0", "-1", "1.5", "1e3", "1000000001", "1e18",
+        "1000000000000000000", "99999999999999999999"
+    };
+
+    accepts(&chat_default, "{\"model\":\"a\"}",
+            "{\"max_tokens\":40,\"model\":\"a\"}");
+
+    for (i = 0; i < sizeof(useless) / sizeof(useless[0]); i++) {
+        sprintf(body, "{\"model\":\"a\",\"max_tokens\":%s}", useless[i]);
+        gives(&chat_default, body, "{\"model\":\"a\",\"max_tokens\":40}", 40);
+
+        sprintf(body, "{\"model\":\"a\",\"max_tokens\":7,"
+                      "\"max_completion_tokens\":%s}", useless[i]);
+        sprintf(expected, "{\"model\":\"a\",\"max_tokens\":7,"
+                          "\"max_completion_tokens\":%s}", i ? "7" : "null");
+        gives(&chat_default, body, expected, 7);
+    }
+
+    refuses(&chat_default, "{\"model\":\"a\",\"max_tokens\":\"5\"}",
+            NGX_HTTP_CLAWD_ERR_TYPE, "max_tokens");
+
+    keeps(&chat_default, "{\"model\":\"a\",\"max_tokens\":41}");
+    keeps(&chat_default, "{\"model\":\"a\",\"max_tokens\":1000000000}");
+    keeps(&chat_default, "{\"model\":\"a\",\"max_tokens\":1}");
+
+    /* no reader of another field gets more than the format's own one */
+
+    accepts(&chat_default,
+            "{\"model\":\"a\",\"max_tokens\":500,\"n_predict\":501,"
+            "\"max_output_tokens\":500,\"max_completion_tokens\":600,"
+            "\"options\":{\"num_predict\":-1}}",
+            "{\"model\":\"a\",\"max_tokens\":500,\"n_predict\":500,"
+            "\"max_output_tokens\":500,\"max_completion_tokens\":500,"
+            "\"options\":{\"num_predict\":500}}");
+    accepts(&chat_default,
+            "{\"model\":\"a\",\"max_tokens\":500,"
+            "\"max_completion_tokens\":50}",
+            "{\"model\":\"a\",\"max_tokens\":50,"
+            "\"max_completion_tokens\":50}");
+    accepts(&chat_default, "{\"model\":\"a\",\"max_completion_tokens\":50}",
+            "{\"max_tokens\":50,\"model\":\"a\","
+            "\"max_completion_tokens\":50}");
+}
+
+
+static void
+test_default_other_formats(void **state)
+{
+    static const setup_t  completions_default = { COMPLETIONS, 0, 0, 0, 40 };
+    static const setup_t  responses_default = { RESPONSES, 0, 0, 0, 40 };
+    static const setup_t  messages_default = { MESSAGES, 0, 0, 0, 40 };
+    static const setup_t  native_default = { NATIVE, 0, 1, 0, 40 };
+    static const setup_t  embed_default = { EMBEDDINGS, 0, 1, 0, 40 };
+
+    gives(&completions_default, "{\"model\":\"a\"}",
+          "{\"max_tokens\":40,\"model\":\"a\"}", 40);
+    gives(&responses_default, "{\"model\":\"a\",\"max_output_tokens\":-1}",
+          "{\"model\":\"a\",\"max_output_tokens\":40}", 40);
+    gives(&messages_default, "{\"model\":\"a\",\"max_tokens\":0}",
+          "{\"model\":\"a\",\"max_tokens\":40}", 40);
+    gives(&native_default, "{\"model\":\"a\"}",
+          "{\"options\":{\"num_predict\":40},\"model\":\"a\"}", 40);
+    gives(&native_default,
+          "{\"model\":\"a\",\"options\":{\"num_predict\":-2},"
+          "\"max_tokens\":41}",
+          "{\"model\":\"a\",\"options\":{\"num_predict\":40},"
+          "\"max_tokens\":40}", 40);
+    gives(&native_default,
+          "{\"model\":\"a\",\"options\":{\"num_predict\":400}}",
+          "{\"model\":\"a\",\"options\":{\"num_predict\":400}}", 400);
+    gives(&embed_default, "{\"model\":\"a\",\"n\":\"x\"}",
+          "{\"model\":\"a\",\"n\":\"x\"}", 0);
+}
+
+
+static void
+test_default_and_cap(void **state)
+{
+    static const setup_t  both = { CHAT, 100, 0, 0, 40 };
+    static const setup_t  smaller = { CHAT, 30, 0, 0, 40 };
+
+    gives(&both, "{\"model\":\"a\"}", "{\"max_tokens\":40,\"model\":\"a\"}",
+          40);
+    gives(&both, "{\"model\":\"a\",\"max_tokens\":90}",
+          "{\"model\":\"a\",\"max_tokens\":90}", 90);
+    gives(&both, "{\"model\":\"a\",\"max_tokens\":101}",
+          "{\"model\":\"a\",\"max_tokens\":100}", 100);
+    gives(&both, "{\"model\":\"a\",\"max_tokens\":5000000000}",
+          "{\"model\":\"a\",\"max_tokens\":40}", 40);
+    gives(&both, "{\"model\":\"a\",\"max_tokens\":10,\"n_predict\":90}",
+          "{\"model\":\"a\",\"max_tokens\":10,\"n_predict\":10}", 10);
+    gives(&smaller, "{\"model\":\"a\"}",
+          "{\"max_tokens\":30,\"model\":\"a\"}", 30);
+    gives(&smaller, "{\"model\":\"a\",\"max_tokens\":35}",
+          "{\"model\":\"a\",\"max_tokens\":30}", 30);
+}
+
+
+static void
+test_output_without_a_limit(void **state)
+{
+    static const struct {
+        const char  *body;
+        int64_t      output;
+    } cases[] = {
+        { "{\"model\":\"a\"}", -1 },
+        { "{\"model\":\"a\",\"max_tokens\":null}", -1 },
+        { "{\"model\":\"a\",\"max_tokens\":-1}", -1 },
+        { "{\"model\":\"a\",\"max_tokens\":1000000001}", -1 },
+        { "{\"model\":\"a\",\"max_completion_tokens\":5}", -1 },
+        { "{\"model\":\"a\",\"max_tokens\":5}", 5 },
+        { "{\"model\":\"a\",\"max_tokens\":5,\"n_predict\":9}", 9 },
+        { "{\"model\":\"a\",\"max_tokens\":5,\"n_predict\":-1}", -1 },
+        { "{\"model\":\"a\",\"max_tokens\":5,\"n\":3}", 15 }
+    };
+
+    size_t  i;
+
+    for (i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        gives(&chat, cases[i].body, cases[i].body, cases[i].output);
+    }
+
+    /* a limit that stays below the cap may be the one that is read */
+
+    gives(&chat_cap, "{\"model\":\"a\",\"max_tokens\":5,\"n_predict\":90}",
+          "{\"model\":\"a\",\"max_tokens\":5,\"n_predict\":90}", 90);
+}
+
+
+static void
+test_output_multipliers(void **state)
+{
+    size_t  i, k;
+    char    body[256];
+
+    static const char  *keys[] = { "n", "best_of", "n_cmpl" };
+    static const char  *refused[] = {
+        "0", "-1", "1025", "1.0", "1e2", "\"5\"", "true", "[]", "{}",
+        "9007199254740993", "1000000000000000000"
+    };
+
+    for (k = 0; k < 3; k++) {
+        for (i = 0; i < sizeof(refused) / sizeof(refused[0]); i++) {
+            sprintf(body, "{\"model\":\"a\",\"%s\":%s}", keys[k], refused[i]);
+            refuses(&chat, body, NGX_HTTP_CLAWD_ERR_TYPE, keys[k]);
+        }
+
+        sprintf(body, "{\"model\":\"a\",\"max_tokens\":10,\"%s\":null}",
+                keys[k]);
+        gives(&chat, body, body, 10);
+
+        sprintf(body, "{\"model\":\"a\",\"max_tokens\":10,\"%s\":1024}",
+                keys[k]);
+        gives(&chat, body, body, 10240);
+    }
+
+    refuses(&native, "{\"model\":\"a\",\"N\":5}",
+            NGX_HTTP_CLAWD_ERR_DUPLICATE, "n");
+    refuses(&chat, "{\"model\":\"a\",\"n\":1,\"n\":5}",
+            NGX_HTTP_CLAWD_ERR_DUPLICATE, "n");
+
+    gives(&completions_cap,
+          "{\"max_tokens\":2,\"model\":\"a\",\"n\":3,\"best_of\":5}",
+          "{\"max_tokens\":2,\"model\":\"a\",\"n\":3,\"best_of\":5}", 10);
+}
+
+
+static void
+test_output_of_prompts(void **state)
+{
+    static const struct {
+        const char  *prompt;
+        int64_t      output;
+    } cases[] = {
+        { "\"x\"", 100 },
+        { "null", 100 },
+        { "[]", 100 },
+        { "[\"x\"]", 100 },
+        { "[\"x\",\"y\",\"\"]", 300 },
+        { "[1,2,3]", 100 },
+        { "[[1,2],[3]]", 200 },
+        { "[[1,2],\"x\",{\"prompt_string\":\"y\"}]", 300 },
+        { "[[[],[]]]", 100 }
+    };
+
+    size_t    i;
+    char      body[256];
+    result_t  r;
+    setup_t   large = { COMPLETIONS, (int64_t) 1 << 53, 0, 0, 0 };
+
+    for (i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        sprintf(body, "{\"max_tokens\":100,\"model\":\"a\",\"prompt\":%s}",
+                cases[i].prompt);
+        gives(&completions_cap, body, body, cases[i].output);
+
+        run(&completions_cap, body, strlen(body), 1, 0, &r);
+        assert_int_equal(r.bound, strlen(body)
+                                  + NGX_HTTP_CLAWD_TEMPLATE_TOKENS
+                                    * cases[i].output / 100);
+
+        sprintf(body, "{\"max_tokens\":10,\"model\":\"a\",\"n\":2,"
+                      "\"prompt\":%s}", cases[i].prompt);
+        gives(&completions, body, body, cases[i].output / 5);
+    }
+
+    /* nothing overflows, and the largest is a number of its own kind */
+
+    sprintf(body, "{\"max_tokens\":9007199254740992,\"model\":\"a\","
+                  "\"n\":1024,\"prompt\":[\"a\",\"b\",\"c\"]}");
+    run(&large, body, strlen(body), 1, 0, &r);
+    assert_int_equal(r.output, (int64_t) 1 << 53);
+}
+
+
+/* bytes that must not count as text, and images that must count */
+
+static void
+prompt_is(const setup_t *s, const char *value, const char *key,
+    size_t aside, int images, int more)
+{
+    size_t    len;
+    char      body[2048];
+    result_t  r;
+
+    len = sprintf(body, "{\"model\":\"a\",\"%s\":%s}", key, value);
+
+    run_all(s, body, len, &r);
+
+    if (r.rc != NGX_OK) {
+        fail_msg("refused (%d %s): %s", (int) r.error, r.param, body);
+    }
+
+    if (r.bound != (int64_t) (len - aside) + images * 8192 + 128 + more
+        || r.guess != (int64_t) (len - aside) / 4 + images * 300)
+    {
+        fail_msg("bound %d of %d bytes, guess %d: %s", (int) r.bound,
+                 (int) len, (int) r.guess, body);
+    }
+}
+
+
+static void
+test_prompt_text(void **state)
+{
+    prompt_is(&chat, "[{\"role\":\"user\",\"content\":\"data:image/png,x\"}]",
+              "messages", 0, 0, 8);
+    prompt_is(&chat, "[{},{},1]", "messages", 0, 0, 24);
+    prompt_is(&chat, "[{\"content\":[{\"type\":\"text\",\"text\":\"x\"}]}]",
+              "messages", 0, 0, 8);
+    prompt_is(&responses, "\"text\"", "input", 0, 0, 0);
+    prompt_is(&responses, "[{\"content\":\"x\"},{}]", "input", 0, 0, 16);
+    prompt_is(&native, "[1,2,3]", "context", 0, 0, 0);
+    prompt_is(&embed, "[\"a\",\"b\"]", "input", 0, 0, 0);
+    prompt_is(&embeddings, "[[1,2],[3]]", "input", 0, 0, 0);
+    prompt_is(&completions, "[1,2,3]", "prompt", 0, 0, 0);
+
+    prompt_is(&chat, "[]", "tools", 0, 0, 0);
+    prompt_is(&chat, "[{\"type\":\"function\"},{}]", "tools", 0, 0,
+              512 + 2 * 64);
+
+    /* a template can say everything more than once */
+
+    prompt_is(&native, "\"{{ .Prompt }}\"", "template", 0, 0, 1048576);
+    prompt_is(&native, "\"\"", "template", 0, 0, 0);
+    prompt_is(&native, "null", "template", 0, 0, 0);
+    prompt_is(&chat, "\"x\"", "chat_template", 0, 0, 1048576);
+}
+
+
+#define PNG  "data:image/png;base64,QmVuY2g="
+#define B64  "QmVuY2g="
+#define LEN(x)  (sizeof(x) - 1)
+
+#define CONTENT(x)  "[{\"role\":\"user\",\"content\":[" x "]}]"
+
+
+static void
+test_prompt_chat_images(void **state)
+{
+    prompt_is(&chat,
+              CONTENT("{\"type\":\"image_url\",\"image_url\":\"" PNG "\"}"),
+              "messages", LEN(PNG), 1, 8);
+    prompt_is(&chat,
+              CONTENT("{\"image_url\":{\"detail\":\"low\",\"url\":\"" PNG
+                      "\"},\"type\":\"image_url\"}"),
+              "messages", LEN(PNG), 1, 8);
+    prompt_is(&chat,
+              CONTENT("{\"type\":\"text\",\"text\":\"x\"},"
+                      "{\"type\":\"image_url\",\"image_url\":"
+                      "{\"url\":\"" PNG "\"}},{\"type\":\"image_url\","
+                      "\"image_url\":{\"url\":\"data:image\\/png;base64,"
+                      "AA\"}}"),
+              "messages", LEN(PNG) + 25, 2, 8);
+
+    /* an escape before the colon is another spelling of the same */
+
+    prompt_is(&chat,
+              CONTENT("{\"type\":\"image\\u005furl\",\"image_url\":"
+                      "\"dat\\u0061:x\"}"),
+              "messages", 11, 1, 8);
+
+    /* elsewhere an image, but not its text */
+
+    prompt_is(&chat,
+              CONTENT("{\"type\":\"image_url\",\"image_url\":"
+                      "{\"url\":\"http://a/b.png\"}}"),
+              "messages", 0, 1, 8);
+    prompt_is(&chat,
+              CONTENT("{\"image_url\":{\"url\":\"" PNG "\"}}"),
+              "messages", 0, 1, 8);
+    prompt_is(&chat,
+              CONTENT("{\"type\":\"image_url\",\"image_url\":\"a data:x\"}"),
+              "messages", 0, 1, 8);
+}
+
+
+static void
+test_prompt_audio(void **state)
+{
+    prompt_is(&chat,
+              CONTENT("{\"type\":\"input_audio\",\"input_audio\":"
+                      "{\"format\":\"wav\",\"data\":"
+                      "\"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\"}}"),
+              "messages", 30, 1, 8);
+    prompt_is(&chat,
+              CONTENT("{\"type\":\"text\",\"input_audio\":"
+                      "{\"data\":\"AAAAAAAAAAAAAAAAAAAAAAAA\"}}"),
+              "messages", 0, 1, 8);
+}
+
+
+static void
+test_prompt_messages_images(void **state)
+{
+    static const char  image[] =
+        CONTENT("{\"type\":\"image\",\"source\":{\"type\":\"base64\","
+                "\"media_type\":\"image/png\",\"data\":\"" B64 "\"}}");
+
+    prompt_is(&messages, image, "messages", LEN(B64), 1, 8);
+    prompt_is(&messages,
+              CONTENT("{\"source\":{\"data\":\"" B64 "\",\"type\":\"base64\"}"
+                      ",\"type\":\"image\"}"),
+              "messages", LEN(B64), 1, 8);
+    prompt_is(&messages,
+              CONTENT("{\"type\":\"image\",\"source\":{\"type\":\"url\","
+                      "\"url\":\"" PNG "\"}}"),
+              "messages", 0, 1, 8);
+    prompt_is(&messages,
+              CONTENT("{\"type\":\"tool_result\",\"content\":[{\"type\":"
+                      "\"image\",\"source\":{\"type\":\"base64\",\"data\":"
+                      "\"" B64 "\"}},{\"type\":\"image\",\"source\":{\"type\":"
+                      "\"base64\",\"data\":\"" B64 "\"}},{\"type\":\"text\","
+                      "\"text\":\"x\"}]}"),
+              "messages", 2 * LEN(B64), 2, 8);
+
+    /* a document may be plain text */
+
+    prompt_is(&messages,
+              CONTENT("{\"type\":\"document\",\"source\":{\"type\":\"text\","
+                      "\"data\":\"" B64 "\"}}"),
+              "messages", 0, 1, 8);
+    prompt_is(&messages,
+              CONTENT("{\"type\":\"image\",\"source\":{\"type\":\"text\","
+                      "\"data\":\"" B64 "\"}}"),
+              "messages", 0, 1, 8);
+    prompt_is(&messages,
+              CONTENT("{\"type\":\"text\",\"content\":[{\"type\":"
+                      "\"image\",\"source\":{\"type\":\"base64\",\"data\":"
+                      "\"" B64 "\"}}]}"),
+              "messages", 0, 1, 8);
+
+    /* of the format of others */
+
+    prompt_is(&chat, image, "messages", 0, 0, 8);
+    prompt_is(&messages,
+              CONTENT("{\"type\":\"image_url\",\"image_url\":\"" PNG "\"}"),
+              "messages", 0, 0, 8);
+}
+
+
+static void
+test_prompt_responses_images(void **state)
+{
+    prompt_is(&responses,
+              CONTENT("{\"type\":\"input_image\",\"image_url\":\"" PNG "\"}"),
+              "input", LEN(PNG), 1, 8);
+    prompt_is(&responses,
+              "[{\"type\":\"function_call_output\",\"output\":[{\"type\":"
+              "\"input_image\",\"image_url\":\"" PNG "\"}]}]",
+              "input", LEN(PNG), 1, 8);
+    prompt_is(&responses,
+              CONTENT("{\"type\":\"input_text\",\"image_url\":\"" PNG "\"}"),
+              "input", 0, 1, 8);
+    prompt_is(&responses,
+              CONTENT("{\"type\":\"image_url\",\"image_url\":{\"url\":\"" PNG
+                      "\"}}"),
+              "input", 0, 1, 8);
+}
+
+
+static void
+test_prompt_native_images(void **state)
+{
+    prompt_is(&native, "[{\"content\":\"x\",\"images\":[\"" B64 "\",\"" B64
+                       "\"]},{\"images\":null}]",
+              "messages", 2 * LEN(B64), 2, 16);
+    prompt_is(&native, "[\"" B64 "\",\"AA\"]", "images", LEN(B64) + 2, 2, 0);
+    prompt_is(&native, "\"" B64 "\"", "images", 0, 0, 0);
+    prompt_is(&native, "[[1,2,3],null,5]", "images", 0, 1, 0);
+
+    /* a chat ignores those of the root: should it not be one, they count */
+
+    prompt_is(&native, "[\"" B64 "\"],\"messages\":[]", "images", 0, 1, 0);
+    prompt_is(&native, "[\"" B64 "\"],\"messages\":null", "images", LEN(B64),
+              1, 0);
+
+    prompt_is(&chat, "[\"" B64 "\"]", "images", 0, 0, 0);
+    prompt_is(&chat, "[{\"images\":[\"" B64 "\"]}]", "messages", 0, 0, 8);
+}
+
+
+static void
+test_prompt_completions_images(void **state)
+{
+    prompt_is(&completions,
+              "{\"prompt_string\":\"x\",\"multimodal_data\":[\"" B64 "\"]}",
+              "prompt", 0, 1, 0);
+    prompt_is(&completions,
+              "[{\"prompt_string\":\"x\",\"multimodal_data\":[\"" B64
+              "\"]}]",
+              "prompt", 0, 1, 0);
+}
+
+
+/* what leads to an image has one reading, too */
+
+static void
+test_prompt_second_readings(void **state)
+{
+    refuses(&native, "{\"model\":\"a\",\"messages\":[{\"Images\":[]}]}",
+            NGX_HTTP_CLAWD_ERR_DUPLICATE, "images");
+    refuses(&chat,
+            "{\"model\":\"a\",\"messages\":[{\"CONTENT\":[]}]}",
+            NGX_HTTP_CLAWD_ERR_DUPLICATE, "content");
+    refuses(&messages,
+            "{\"model\":\"a\",\"messages\":" CONTENT("{\"Source\":{}}") "}",
+            NGX_HTTP_CLAWD_ERR_DUPLICATE, "source");
+    refuses(&chat,
+            "{\"model\":\"a\",\"messages\":"
+            CONTENT("{\"type\":\"image_url\",\"type\":\"text\"}") "}",
+            NGX_HTTP_CLAWD_ERR_DUPLICATE, "type");
+    refuses(&chat,
+            "{\"model\":\"a\",\"messages\":[{\"content\":[],"
+            "\"content\":\"x\"}]}",
+            NGX_HTTP_CLAWD_ERR_DUPLICATE, "content");
+
+    keeps(&chat, "{\"model\":\"a\",\"messages\":[{\"Role\":\"x\","
+                 "\"tool_calls\":[{\"Type\":1,\"type\":2,\"type\":3}]}]}");
+}
+
+
 static void
 test_c65_cap_and_usage(void **state)
 {
@@ -1810,6 +2296,20 @@ main(void)
         cmocka_unit_test(test_c65_cap_chat_other_limits),
         cmocka_unit_test(test_c65_cap_odd_numbers),
         cmocka_unit_test(test_c65_cap_other_formats),
+        cmocka_unit_test(test_default_chat),
+        cmocka_unit_test(test_default_other_formats),
+        cmocka_unit_test(test_default_and_cap),
+        cmocka_unit_test(test_output_without_a_limit),
+        cmocka_unit_test(test_output_multipliers),
+        cmocka_unit_test(test_output_of_prompts),
+        cmocka_unit_test(test_prompt_text),
+        cmocka_unit_test(test_prompt_chat_images),
+        cmocka_unit_test(test_prompt_audio),
+        cmocka_unit_test(test_prompt_messages_images),
+        cmocka_unit_test(test_prompt_responses_images),
+        cmocka_unit_test(test_prompt_native_images),
+        cmocka_unit_test(test_prompt_completions_images),
+        cmocka_unit_test(test_prompt_second_readings),
         cmocka_unit_test(test_c65_cap_and_usage),
         cmocka_unit_test(test_c66_overrides_pass),
         cmocka_unit_test(test_c67_web_search),
