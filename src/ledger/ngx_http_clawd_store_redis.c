@@ -354,7 +354,7 @@ ngx_http_clawd_redis_unasked(ngx_http_clawd_hold_t *hold,
 static ngx_int_t
 ngx_http_clawd_redis_down(ngx_http_clawd_hold_t *hold)
 {
-    if (hold->look) {
+    if (hold->look || hold->ended) {
         return NGX_ERROR;
     }
 
