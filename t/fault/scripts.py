@@ -221,6 +221,11 @@ class Server:
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             self.port = s.getsockname()[1]
+            if "--cluster-enabled" in options:
+                with socket.socket() as bus:
+                    bus.bind(("127.0.0.1", 0))
+                    self.options += ("--cluster-port",
+                                     str(bus.getsockname()[1]))
         self.start()
 
     def start(self):
@@ -305,11 +310,11 @@ class Store:
         return self.reserve(user, "-", -1, **more)
 
     def settle(self, user, rid, est, actual, windows, tpm=-1, offset=0,
-               offline=0, run=None):
+               offline=0, run=None, n=0):
         epoch, minute, day, month = windows
         run = self.server.run if run is None else run
         return Reply(self.run(SETTLE, user, rid, est, actual, minute, day,
-                              month, epoch, tpm, offset, offline, run), 1)
+                              month, epoch, tpm, offset, offline, run, n), 1)
 
     def beat(self, user, *rids, ttl=60000, deadline=0):
         return self.run(BEAT, user, ttl, deadline, *rids)[0]
@@ -527,6 +532,7 @@ class Scenario:
             est, w, tpm = pool.pop(rid)[1]
             self.gone.append((rid, (est, w, tpm)))
         actual = rnd.choice([0, est, est // 2, est + 1, self.tokens()])
+        actual = min(actual, MAX)
         offset = self.offset
 
         reply = self.store.settle(self.user, rid, est, actual, w, tpm, offset)
@@ -894,6 +900,33 @@ def healing(lib, server):
         assert r.status == 1
 
 
+def settles_first(lib, server):
+    """A gateway that has not told yet what it knows learns nothing by
+    settling: it would take what others made of the loss for all there is."""
+
+    store = Store(lib, server, micros(2026, 5, 5, 12))
+    a = store.reserve("x", "a", 10)
+    b = store.reserve("x", "b", 10)
+    s = store.settle("x", "a", 10, 10, windows(a), n=b.n)
+    assert (s.status, s.n) == (1, b.n + 1)
+    store.clock += 1000
+    store.client("DEL", store.keys("x")[0])
+    s = store.settle("x", "c", 10, 10, windows(a), n=b.n)
+    assert (s.status, s.n) == (0, 0)
+    r = store.reserve("x", "c", 1, n=a.n, guard=a.guard())
+    assert r.day_tokens == 11
+    for status in (1, 0):
+        s = store.settle("x", "b", 10, 4, windows(b), n=b.n)
+        assert (s.status, s.n, s.day_tokens) == (status, 0, 5)
+    r = store.settle("x", "c", 1, 1, windows(r), n=r.n)
+    assert r.status == 1 and r.n > 0
+    store.reserve("x", "d", 1, n=r.n)
+    again = store.reserve("x", "d", 1, n=b.n)
+    assert (again.status, again.n) == (2, 0)
+    r = store.reserve("x", "e", 1, n=b.n, guard=b.guard())
+    assert r.day_tokens == 20 + 1 - 6 + 1 + 1
+
+
 def rewind(lib, server):
     """A server that comes back with what it had saved before."""
 
@@ -1021,7 +1054,8 @@ class Gateways:
         est, w = self.open[i].pop(rid)
         actual = self.rnd.randrange(est + 1)
         self.used -= est - actual
-        self.learn(i, self.store.settle("x", rid, est, actual, w))
+        n = self.known[i].n
+        self.learn(i, self.store.settle("x", rid, est, actual, w, n=n))
 
     def lose(self):
         rnd = self.rnd
@@ -1208,7 +1242,7 @@ def numbers_in_full(lib, server):
 
 
 CASES = [months, month_end, life, orphans, beats, expiry, offline, epochs,
-         guard, healing, rewind, unknown_run, property_, script_flush,
+         guard, healing, settles_first, rewind, unknown_run, property_, script_flush,
          no_memory, beat_without_memory, read_only, least_privilege, cluster,
          numbers_in_full, differential]
 
