@@ -15,6 +15,7 @@
 #include "ngx_http_clawd_record.h"
 
 #include <dirent.h>
+#include <sys/prctl.h>
 
 
 static ngx_time_t     files_time = { 1000, 0, 0 };
@@ -139,6 +140,23 @@ files_remove(void)
     }
 
     (void) rmdir(files_folder);
+}
+
+
+/* A child, which does not outlive a test that failed. */
+
+static inline pid_t
+files_fork(void)
+{
+    pid_t  pid;
+
+    pid = fork();
+
+    if (pid == 0) {
+        (void) prctl(PR_SET_PDEATHSIG, SIGKILL);
+    }
+
+    return pid;
 }
 
 

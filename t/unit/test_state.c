@@ -7,12 +7,12 @@
  * link: src/ledger/ngx_http_clawd_state.c
  */
 
+#include "ngx_http_clawd_state.h"
+
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
 #include <cmocka.h>
-
-#include "ngx_http_clawd_state.h"
 
 #include "files.h"
 
@@ -32,12 +32,12 @@
 #define FILE_OF(users)  "{\"clawd\":1,\"minute\":-1,\"users\":{" users "}}\n"
 
 
-static ngx_log_t   test_log;
-static ngx_str_t   test_path;
-static const char *test_what;
+static ngx_log_t    test_log;
+static ngx_str_t    test_path;
+static const char  *test_what;
 
-static int         test_fsyncs;       /* calls so far */
-static int         test_fsync_fails;  /* …of which this one fails */
+static int          test_fsyncs;       /* calls so far */
+static int          test_fsync_fails;  /* …of which this one fails */
 
 
 /* in place of the system's: what the disk can do wrong */
@@ -549,7 +549,7 @@ test_read_only_folder(void **state)
     assert_int_equal(test_write(2, 5), NGX_OK);
     assert_int_equal(chmod(files_folder, 0555), 0);
 
-    pid = fork();
+    pid = files_fork();
 
     if (pid == 0) {
 
@@ -668,7 +668,7 @@ test_writers(void **state)
     assert_int_equal(test_write(1, 1), NGX_OK);
 
     for (k = 0; k < 4; k++) {
-        pids[k] = fork();
+        pids[k] = files_fork();
         if (pids[k] == 0) {
             test_child(k);
         }
@@ -691,7 +691,7 @@ test_writers(void **state)
             assert_int_equal(kill(pids[k], SIGKILL), 0);
             assert_int_equal(waitpid(pids[k], NULL, 0), pids[k]);
 
-            pids[k] = fork();
+            pids[k] = files_fork();
             if (pids[k] == 0) {
                 test_child(n);
             }
