@@ -21,6 +21,7 @@
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 
@@ -60,6 +61,26 @@ fdatasync(int fd)
     }
 
     return 0;
+}
+
+
+/* called once, before the next lock: another process is that quick */
+static void                  (*test_before_lock)(void);
+
+
+int
+flock(int fd, int operation)
+{
+    void  (*before)(void);
+
+    before = test_before_lock;
+    test_before_lock = NULL;
+
+    if (before) {
+        before();
+    }
+
+    return syscall(SYS_flock, fd, operation);
 }
 
 
@@ -638,20 +659,38 @@ test_no_space(void **state)
 }
 
 
+static int
+test_tell(const char *file, const char *text)
+{
+    int  fd, rc;
+
+    fd = open(file, O_WRONLY);
+    if (fd == -1) {
+        return -1;
+    }
+
+    rc = (write(fd, text, strlen(text)) == (ssize_t) strlen(text)) ? 0 : -1;
+
+    return close(fd) == 0 ? rc : -1;
+}
+
+
 /* on a disk of 64 KB, where one may be mounted */
 
 static int
 test_small_disk_child(void)
 {
-    int       n, fd;
-    char      map[32];
+    int       n;
+    char      uids[32], gids[32];
     unsigned  i;
 
-    snprintf(map, sizeof(map), "0 %d 1", (int) geteuid());
+    snprintf(uids, sizeof(uids), "0 %d 1", (int) geteuid());
+    snprintf(gids, sizeof(gids), "0 %d 1", (int) getegid());
 
     if (unshare(CLONE_NEWUSER|CLONE_NEWNS) == -1
-        || (fd = open("/proc/self/uid_map", O_WRONLY)) == -1
-        || write(fd, map, strlen(map)) == -1 || close(fd) == -1
+        || test_tell("/proc/self/setgroups", "deny") == -1
+        || test_tell("/proc/self/uid_map", uids) == -1
+        || test_tell("/proc/self/gid_map", gids) == -1
         || mount("none", files_folder, "tmpfs", 0, "size=64k") == -1)
     {
         return 77;
@@ -819,6 +858,56 @@ test_two_names(void **state)
 
     assert_int_equal(test_replay(3), 15);
     test_seen(0, 0, 14, 1);
+}
+
+
+static void
+test_move_all(void)
+{
+    assert_int_equal(rename((char *) test_path.data,
+                            files_path("spool.replay")), 0);
+    assert_int_equal(test_append(0, 5, 5), NGX_OK);
+}
+
+
+static void
+test_begin_replay(void)
+{
+    assert_int_equal(files_put("spool.replay", "held", 4), 0);
+}
+
+
+/* another process begins just now: what it replays is not replaced */
+
+static void
+test_at_once(void **state)
+{
+    ngx_uint_t                   n;
+    ngx_http_clawd_settlement_t  s;
+
+    assert_int_equal(test_append(0, 0, 5), NGX_OK);
+
+    test_before_lock = test_begin_replay;
+    assert_int_equal(ngx_http_clawd_spool_next(&test_spool, &s, 1, &n),
+                     NGX_DECLINED);
+    assert_true(test_exists("spool"));
+    assert_int_equal(test_read("spool.replay", s.rid, 32), 4);
+    assert_int_equal(unlink(files_path("spool.replay")), 0);
+
+    /* the name that was opened is another file's by now */
+
+    test_before_lock = test_move_all;
+    assert_int_equal(ngx_http_clawd_spool_next(&test_spool, &s, 1, &n),
+                     NGX_DECLINED);
+
+    assert_int_equal(test_replay(BATCH), 10);
+    test_seen(0, 0, 9, 1);
+
+    test_before_lock = test_move_all;
+    assert_int_equal(test_append(0, 10, 5), NGX_OK);
+    assert_int_equal(test_replay(BATCH), 10);
+    test_seen(0, 10, 14, 1);
+    assert_int_equal(files_nlogged, 0);
 }
 
 
@@ -1112,6 +1201,7 @@ main(void)
         test_case(test_bad_paths),
         test_case(test_read_only_folder),
         test_case(test_two_names),
+        test_case(test_at_once),
         test_case(test_replaced),
         test_case(test_locked),
         test_case(test_killed_writers),
