@@ -84,6 +84,7 @@ fuzz_run(fuzz_result_t *r, const u_char *head, const u_char *body, size_t len,
                       && (head[1] & 2)));
     rq->admin = head[1] & 1;
     rq->max_tokens = head[2] % 128;
+    rq->default_tokens = head[1] >> 2;
 
     ngx_http_clawd_request_init(rq);
 

@@ -17,6 +17,7 @@
 #include "ngx_http_clawd_answer.h"
 #include "ngx_http_clawd_error.h"
 #include "ngx_http_clawd_digest.h"
+#include "ngx_http_clawd_ledger.h"
 #include "ngx_http_clawd_registry.h"
 
 
@@ -43,9 +44,8 @@
 
 
 typedef struct {
-    ngx_str_t                   user;
+    ngx_http_clawd_identity_t   who;       /* as it is without a ledger */
     u_char                      digest[NGX_HTTP_CLAWD_DIGEST_LEN];
-    ngx_uint_t                  admin;     /* unsigned  admin:1; */
 } ngx_http_clawd_token_t;
 
 
@@ -53,6 +53,9 @@ typedef struct {
     ngx_shm_zone_t             *zone;
     ngx_array_t                 tokens;    /* ngx_http_clawd_token_t, sorted
                                               by digest */
+    ngx_http_clawd_ledger_conf_t  ledger_conf;
+    ngx_http_clawd_ledger_t    *ledger;    /* of this process; NULL: there are
+                                              no quotas, no keys in Redis */
     ngx_uint_t                  gated;     /* some location is gated */
     ngx_uint_t                  token_arg; /* some location reads ?token= */
     ngx_uint_t                  metrics;   /* some location serves them */
@@ -70,6 +73,7 @@ typedef struct {
 
 typedef struct {
     ngx_flag_t                  enable;
+    ngx_flag_t                  dry_run;       /* quotas are counted only */
     ngx_uint_t                  auth;
     ngx_int_t                   max_tokens;    /* 0: off */
     ngx_array_t                *cors;          /* ngx_str_t origins; NULL: off,
@@ -96,15 +100,19 @@ typedef enum {
  * The request's life before the upstream.  Each state's function either goes
  * on to the next state, waits, or refuses:
  *
- *   AUTH --> ENDPOINT --> BODY --> MODEL --> GO --> PASSED
- *     |         |          | ^       |
- *     |         |          v |       |
- *     |         |       (reading)    |
- *     +---------+----------+---------+--> refused: a status, error in ctx
+ *   AUTH --> ENDPOINT --> BODY --> MODEL --> QUOTA --> GO --> PASSED
+ *    | ^        |          | ^       |        | ^
+ *    | v        |          | v       |        | v
+ *    |(asked)   |          |(reading)|        |(asked)
+ *    +----------+----------+---------+--------+--> refused: a status, error
+ *                                                  in ctx
+ *
+ * "asked" waits for the ledger: ask or hold is the waiting thing, which has
+ * its own time limit, and settling takes back when the client leaves.
  *
  * An internal redirect into another gated location starts at AUTH again with
- * the same context: the credential's digest, the metering and the one record
- * that counts are kept.
+ * the same context: the credential's digest, the reservation, the metering and
+ * the one record that counts are kept.
  */
 
 typedef enum {
@@ -112,9 +120,19 @@ typedef enum {
     NGX_HTTP_CLAWD_STATE_ENDPOINT,
     NGX_HTTP_CLAWD_STATE_BODY,
     NGX_HTTP_CLAWD_STATE_MODEL,
+    NGX_HTTP_CLAWD_STATE_QUOTA,
     NGX_HTTP_CLAWD_STATE_GO,
     NGX_HTTP_CLAWD_STATE_PASSED
 } ngx_http_clawd_state_e;
+
+
+/* what is told about limits in headers; texts are in the request's pool */
+
+typedef struct {
+    ngx_str_t                   limit;     /* empty: there is no such limit */
+    ngx_str_t                   remaining;
+    ngx_str_t                   reset;
+} ngx_http_clawd_ratelimit_t;
 
 
 typedef struct ngx_http_clawd_ctx_s  ngx_http_clawd_ctx_t;
@@ -128,7 +146,9 @@ struct ngx_http_clawd_ctx_s {
     ngx_http_clawd_cred_e       cred;
     u_char                      digest[NGX_HTTP_CLAWD_DIGEST_LEN];
 
-    const ngx_http_clawd_token_t  *token;  /* NULL: nobody (yet) */
+    const ngx_http_clawd_identity_t  *who; /* NULL: nobody (yet) */
+    ngx_http_clawd_ask_t       *ask;       /* who that is; NULL: not asked */
+    ngx_http_clawd_hold_t      *hold;      /* its reservation, or NULL */
     ngx_str_t                   arg;       /* ?token=, cut out of the URI; data
                                               NULL: none, len 0: ambiguous */
 
@@ -141,11 +161,20 @@ struct ngx_http_clawd_ctx_s {
 
     ngx_str_t                   model;     /* canonical, or empty */
     ngx_uint_t                  model_slot;   /* counted in flight under */
-    off_t                       body_size;
+
+    /* in tokens; of the body as it came */
+    int64_t                     prompt_bound; /* the prompt can't have more */
+    int64_t                     prompt_guess; /* …and has about */
+    int64_t                     output_bound; /* -1: there is no cap */
 
     /* the refusal or failure that the client is told */
     ngx_http_clawd_error_e      error;
     ngx_str_t                   param;     /* static text */
+    ngx_str_t                   message;   /* empty: the error's own */
+    ngx_str_t                   retry_after;  /* seconds; empty: the status's */
+
+    ngx_http_clawd_ratelimit_t  requests;
+    ngx_http_clawd_ratelimit_t  tokens;
 
     ngx_http_clawd_fail_e       fail;      /* of a request that went upstream */
 
@@ -173,6 +202,9 @@ struct ngx_http_clawd_ctx_s {
     unsigned                    body_read:1;
     unsigned                    body_edited:1;
     unsigned                    preflight:1;
+    unsigned                    quota_asked:1; /* hold's answer is to be read */
+    unsigned                    over_quota:1;  /* refused by a limit */
+    unsigned                    no_retry:1;    /* the client is told so */
     unsigned                    asked_usage:1; /* the client wants it */
     unsigned                    added_usage:1; /* we asked for it */
     unsigned                    token_seen:1;  /* first_, last_token valid */

@@ -8,10 +8,12 @@
 #include "ngx_http_clawd_zone.h"
 
 
-#define NGX_HTTP_CLAWD_USER_MAX    64
 #define NGX_HTTP_CLAWD_MAX_TOKENS  1000000000
 
 
+static ngx_int_t ngx_http_clawd_init_ledger(ngx_conf_t *cf,
+    ngx_http_clawd_main_conf_t *cmcf);
+static ngx_int_t ngx_http_clawd_state_folder(ngx_conf_t *cf, ngx_str_t *path);
 static ngx_int_t ngx_http_clawd_token_value(ngx_conf_t *cf,
     ngx_str_t *value, ngx_str_t *token);
 static ngx_int_t ngx_http_clawd_token_env(ngx_conf_t *cf, ngx_str_t *name,
@@ -20,7 +22,6 @@ static ngx_int_t ngx_http_clawd_token_file(ngx_conf_t *cf, ngx_str_t *name,
     ngx_str_t *token);
 static ngx_int_t ngx_http_clawd_token_params(ngx_conf_t *cf,
     ngx_http_clawd_token_t *t);
-static ngx_int_t ngx_http_clawd_user_valid(ngx_str_t *user);
 static int ngx_libc_cdecl ngx_http_clawd_token_cmp(const void *one,
     const void *two);
 static ngx_int_t ngx_http_clawd_pass_url(ngx_conf_t *cf, ngx_str_t *url);
@@ -36,6 +37,9 @@ static ngx_int_t ngx_http_clawd_metrics_handler(ngx_http_request_t *r);
 
 static ngx_http_clawd_area_t  *ngx_http_clawd_areas[] = {
     &ngx_http_clawd_registry_area,
+    &ngx_http_clawd_cache_area,
+    &ngx_http_clawd_accounts_area,
+    &ngx_http_clawd_redis_area,
     NULL
 };
 
@@ -66,6 +70,13 @@ ngx_http_clawd_create_main_conf(ngx_conf_t *cf)
         return NULL;
     }
 
+    if (ngx_array_init(&cmcf->ledger_conf.plans, cf->pool, 4,
+                       sizeof(ngx_http_clawd_plan_t))
+        != NGX_OK)
+    {
+        return NULL;
+    }
+
     return cmcf;
 }
 
@@ -78,6 +89,10 @@ ngx_http_clawd_init_main_conf(ngx_conf_t *cf, void *conf)
     ngx_uint_t               i;
     ngx_http_clawd_token_t  *t;
 
+    if (ngx_http_clawd_init_ledger(cf, cmcf) != NGX_OK) {
+        return NGX_CONF_ERROR;
+    }
+
     t = cmcf->tokens.elts;
 
     ngx_qsort(t, cmcf->tokens.nelts, sizeof(ngx_http_clawd_token_t),
@@ -88,12 +103,123 @@ ngx_http_clawd_init_main_conf(ngx_conf_t *cf, void *conf)
             ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
                           "\"clawd_token\" of user \"%V\" and of user \"%V\" "
                           "are the same token, give each its own",
-                          &t[i - 1].user, &t[i].user);
+                          &t[i - 1].who.user, &t[i].who.user);
             return NGX_CONF_ERROR;
         }
     }
 
     return NGX_CONF_OK;
+}
+
+
+/* quotas and keys are kept where something says so */
+
+static ngx_int_t
+ngx_http_clawd_init_ledger(ngx_conf_t *cf, ngx_http_clawd_main_conf_t *cmcf)
+{
+    ngx_uint_t                     i;
+    ngx_http_clawd_token_t        *t;
+    ngx_http_clawd_ledger_conf_t  *conf;
+
+    conf = &cmcf->ledger_conf;
+
+    if (conf->redis == NULL) {
+
+        t = cmcf->tokens.elts;
+
+        for (i = 0; i < cmcf->tokens.nelts; i++) {
+            if (t[i].who.plan.len
+                && ngx_http_clawd_ledger_plan(conf, &t[i].who.plan) == NULL)
+            {
+                ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
+                              "\"clawd_token\" of user \"%V\" has "
+                              "\"plan=%V\", which no \"clawd_quota\" "
+                              "defines", &t[i].who.user, &t[i].who.plan);
+                return NGX_ERROR;
+            }
+        }
+    }
+
+    conf->enabled = (conf->redis || conf->plans.nelts || conf->state.len);
+
+    if (!conf->enabled) {
+        return NGX_OK;
+    }
+
+    if (cmcf->zone == NULL) {
+        ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
+                      "\"clawd_redis\", \"clawd_quota\" and "
+                      "\"clawd_state\" need a shared zone, add "
+                      "\"clawd_zone clawd:16m;\" to the http block");
+        return NGX_ERROR;
+    }
+
+    conf->zone = cmcf->zone;
+
+    if (conf->state.len == 0) {
+        return NGX_OK;
+    }
+
+#if (NGX_THREADS)
+
+    /* the file is synced to the disk, which must not hold up a worker */
+
+    conf->threads = ngx_thread_pool_add(cf, NULL);
+
+    if (conf->threads == NULL) {
+        return NGX_ERROR;
+    }
+
+#endif
+
+    return ngx_http_clawd_state_folder(cf, &conf->state);
+}
+
+
+/* workers replace the file, so the folder must be theirs */
+
+static ngx_int_t
+ngx_http_clawd_state_folder(ngx_conf_t *cf, ngx_str_t *path)
+{
+    u_char            dir[NGX_MAX_PATH], *p;
+    ngx_file_info_t   fi;
+    ngx_core_conf_t  *ccf;
+
+    if (path->len >= sizeof(dir)) {
+        ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
+                      "\"clawd_state %V\": the path is too long", path);
+        return NGX_ERROR;
+    }
+
+    (void) ngx_cpystrn(dir, path->data, path->len + 1);
+
+    for (p = dir + path->len; p > dir && *p != '/'; p--) { /* void */ }
+
+    *(p > dir ? p : p + 1) = '\0';
+
+    if (ngx_file_info(dir, &fi) == NGX_FILE_ERROR || !ngx_is_dir(&fi)) {
+        ngx_log_error(NGX_LOG_EMERG, cf->log, ngx_errno,
+                      "\"clawd_state %V\": there is no folder \"%s\", "
+                      "create it for the user of the workers", path, dir);
+        return NGX_ERROR;
+    }
+
+    ccf = (ngx_core_conf_t *) ngx_get_conf(cf->cycle->conf_ctx,
+                                           ngx_core_module);
+
+    if (geteuid() == 0 && ccf->user != (ngx_uid_t) NGX_CONF_UNSET_UINT
+        && ccf->user != 0 && fi.st_uid != ccf->user
+        && !(fi.st_gid == ccf->group && (fi.st_mode & S_IWGRP))
+        && !(fi.st_mode & S_IWOTH))
+    {
+        ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
+                      "\"clawd_state %V\": the workers' user \"%s\" can't "
+                      "write in \"%s\", run: chown %s %s", path,
+                      ccf->username, dir, ccf->username, dir);
+        return NGX_ERROR;
+    }
+
+    return NGX_OK;
 }
 
 
@@ -136,6 +262,7 @@ ngx_http_clawd_create_loc_conf(ngx_conf_t *cf)
      */
 
     conf->enable = NGX_CONF_UNSET;
+    conf->dry_run = NGX_CONF_UNSET;
     conf->auth = NGX_CONF_UNSET_UINT;
     conf->max_tokens = NGX_CONF_UNSET;
     conf->cors = NGX_CONF_UNSET_PTR;
@@ -152,6 +279,7 @@ ngx_http_clawd_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_http_clawd_loc_conf_t *conf = child;
 
     ngx_conf_merge_value(conf->enable, prev->enable, 0);
+    ngx_conf_merge_value(conf->dry_run, prev->dry_run, 0);
     ngx_conf_merge_uint_value(conf->auth, prev->auth,
                               NGX_HTTP_CLAWD_AUTH_ON);
     ngx_conf_merge_value(conf->max_tokens, prev->max_tokens, 0);
@@ -193,11 +321,11 @@ ngx_http_clawd_check_gated(ngx_conf_t *cf, ngx_http_clawd_loc_conf_t *conf)
         cmcf->token_arg = 1;
     }
 
-    if (cmcf->tokens.nelts == 0) {
+    if (cmcf->tokens.nelts == 0 && cmcf->ledger_conf.redis == NULL) {
         ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
                       "\"clawd_auth\" is on and there is no token to accept, "
-                      "add \"clawd_token\" to the http block or say "
-                      "\"clawd_auth off;\"");
+                      "add \"clawd_token\" or \"clawd_redis\" to the http "
+                      "block or say \"clawd_auth off;\"");
         return NGX_ERROR;
     }
 
@@ -236,6 +364,7 @@ ngx_http_clawd_conf_token(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
     ngx_int_t                rc;
     ngx_str_t               *value, token;
+    ngx_uint_t               i;
     ngx_http_clawd_token_t  *t;
 
     value = cf->args->elts;
@@ -247,6 +376,10 @@ ngx_http_clawd_conf_token(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
     ngx_memzero(t, sizeof(ngx_http_clawd_token_t));
 
+    for (i = 0; i < NGX_HTTP_CLAWD_LIMITS; i++) {
+        t->who.terms.limits[i] = NGX_HTTP_CLAWD_UNLIMITED;
+    }
+
     if (ngx_http_clawd_token_params(cf, t) != NGX_OK
         || ngx_http_clawd_token_value(cf, &value[1], &token) != NGX_OK)
     {
@@ -257,7 +390,7 @@ ngx_http_clawd_conf_token(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                            "\"clawd_token\" of user \"%V\" is not a token: "
                            "use 1 to %d visible ASCII characters without "
-                           "spaces and commas", &t->user,
+                           "spaces and commas", &t->who.user,
                            NGX_HTTP_CLAWD_TOKEN_MAX);
         return NGX_CONF_ERROR;
     }
@@ -277,6 +410,134 @@ ngx_http_clawd_conf_token(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 }
 
 
+char *
+ngx_http_clawd_conf_redis(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    ngx_http_clawd_main_conf_t *cmcf = conf;
+
+    if (cmcf->ledger_conf.redis) {
+        return "is duplicate";
+    }
+
+    cmcf->ledger_conf.redis = ngx_pcalloc(cf->pool,
+                                       sizeof(ngx_http_clawd_redis_conf_t));
+    if (cmcf->ledger_conf.redis == NULL) {
+        return NGX_CONF_ERROR;
+    }
+
+    return ngx_http_clawd_redis_conf(cf, cmcf->ledger_conf.redis);
+}
+
+
+char *
+ngx_http_clawd_conf_state(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    ngx_http_clawd_main_conf_t *cmcf = conf;
+
+    ngx_str_t  *value;
+
+    if (cmcf->ledger_conf.state.len) {
+        return "is duplicate";
+    }
+
+    value = cf->args->elts;
+
+    if (value[1].len == 0) {
+        return "needs the path of a file";
+    }
+
+    cmcf->ledger_conf.state = value[1];
+
+    if (ngx_conf_full_name(cf->cycle, &cmcf->ledger_conf.state, 0)
+        != NGX_OK)
+    {
+        return NGX_CONF_ERROR;
+    }
+
+    return NGX_CONF_OK;
+}
+
+
+char *
+ngx_http_clawd_conf_quota(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    ngx_http_clawd_main_conf_t *cmcf = conf;
+
+    u_char                 *p;
+    int32_t                 offset;
+    ngx_str_t              *value, name, text;
+    ngx_uint_t              i;
+    ngx_http_clawd_plan_t  *plan;
+
+    value = cf->args->elts;
+
+    if (ngx_http_clawd_name_valid(&value[1]) != NGX_OK) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "\"clawd_quota\" needs the name of a plan, 1 to "
+                           "%d of A-Z a-z 0-9 . _ @ + -, got \"%V\"",
+                           NGX_HTTP_CLAWD_NAME_LEN, &value[1]);
+        return NGX_CONF_ERROR;
+    }
+
+    if (ngx_http_clawd_ledger_plan(&cmcf->ledger_conf, &value[1])) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "\"clawd_quota %V\" is duplicate, write all of a "
+                           "plan in one directive", &value[1]);
+        return NGX_CONF_ERROR;
+    }
+
+    plan = ngx_array_push(&cmcf->ledger_conf.plans);
+    if (plan == NULL) {
+        return NGX_CONF_ERROR;
+    }
+
+    plan->name = value[1];
+    ngx_http_clawd_record_init(&plan->record);
+    plan->record.found = 1;
+
+    for (i = 2; i < cf->args->nelts; i++) {
+        p = (u_char *) ngx_strchr(value[i].data, '=');
+
+        if (p == NULL) {
+            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                               "\"clawd_quota %V\" takes \"name=value\", as "
+                               "\"tpm=50000\", got \"%V\"", &value[1],
+                               &value[i]);
+            return NGX_CONF_ERROR;
+        }
+
+        name.data = value[i].data;
+        name.len = p - value[i].data;
+
+        text.data = p + 1;
+        text.len = value[i].data + value[i].len - text.data;
+
+        if (ngx_http_clawd_record_field(&plan->record,
+                                        NGX_HTTP_CLAWD_RECORD_PLAN, &name,
+                                        &text)
+            != NGX_OK)
+        {
+            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                               "\"clawd_quota %V\": \"%V\": %V", &value[1],
+                               &value[i], &plan->record.fault);
+            return NGX_CONF_ERROR;
+        }
+    }
+
+    if (ngx_http_clawd_tz_offset(&plan->record.tz, ngx_time(), &offset)
+        != NGX_OK)
+    {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "\"clawd_quota %V\": \"tz=%V\" is no time zone of "
+                           "this system, install the package tzdata or write "
+                           "it as \"+02:00\"", &value[1], &plan->record.tz);
+        return NGX_CONF_ERROR;
+    }
+
+    return NGX_CONF_OK;
+}
+
+
 static ngx_int_t
 ngx_http_clawd_token_params(ngx_conf_t *cf, ngx_http_clawd_token_t *t)
 {
@@ -288,19 +549,32 @@ ngx_http_clawd_token_params(ngx_conf_t *cf, ngx_http_clawd_token_t *t)
 
     for (i = 2; i < cf->args->nelts; i++) {
 
-        if (ngx_strncmp(value[i].data, "user=", 5) == 0 && t->user.len == 0) {
-            t->user.len = value[i].len - 5;
-            t->user.data = value[i].data + 5;
+        if (ngx_strncmp(value[i].data, "user=", 5) == 0
+            && t->who.user.len == 0)
+        {
+            t->who.user.len = value[i].len - 5;
+            t->who.user.data = value[i].data + 5;
 
-            if (ngx_http_clawd_user_valid(&t->user) != NGX_OK) {
+            if (ngx_http_clawd_name_valid(&t->who.user) != NGX_OK) {
                 ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                                    "\"clawd_token\" needs a user name of 1 to "
                                    "%d of A-Z a-z 0-9 . _ @ + -, got \"%V\"",
-                                   NGX_HTTP_CLAWD_USER_MAX, &value[i]);
+                                   NGX_HTTP_CLAWD_NAME_LEN, &value[i]);
                 return NGX_ERROR;
             }
 
             continue;
+        }
+
+        if (ngx_strncmp(value[i].data, "plan=", 5) == 0
+            && t->who.plan.len == 0)
+        {
+            t->who.plan.len = value[i].len - 5;
+            t->who.plan.data = value[i].data + 5;
+
+            if (ngx_http_clawd_name_valid(&t->who.plan) == NGX_OK) {
+                continue;
+            }
         }
 
         if (ngx_strncmp(value[i].data, "role=", 5) == 0 && role == 0) {
@@ -309,7 +583,7 @@ ngx_http_clawd_token_params(ngx_conf_t *cf, ngx_http_clawd_token_t *t)
             s.data = value[i].data + 5;
 
             if (s.len == 5 && ngx_strncmp(s.data, "admin", 5) == 0) {
-                t->admin = 1;
+                t->who.admin = 1;
                 continue;
             }
 
@@ -319,41 +593,16 @@ ngx_http_clawd_token_params(ngx_conf_t *cf, ngx_http_clawd_token_t *t)
         }
 
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "\"clawd_token\" takes \"user=NAME\" and "
-                           "\"role=user\" or \"role=admin\" once each, "
-                           "got \"%V\"", &value[i]);
+                           "\"clawd_token\" takes \"user=NAME\", "
+                           "\"plan=NAME\" and \"role=user\" or "
+                           "\"role=admin\" once each, got \"%V\"",
+                           &value[i]);
         return NGX_ERROR;
     }
 
-    if (t->user.len == 0) {
+    if (t->who.user.len == 0) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                            "\"clawd_token\" needs \"user=NAME\"");
-        return NGX_ERROR;
-    }
-
-    return NGX_OK;
-}
-
-
-static ngx_int_t
-ngx_http_clawd_user_valid(ngx_str_t *user)
-{
-    u_char  *p, *last, c;
-
-    if (user->len == 0 || user->len > NGX_HTTP_CLAWD_USER_MAX) {
-        return NGX_ERROR;
-    }
-
-    for (p = user->data, last = p + user->len; p < last; p++) {
-        c = *p | 0x20;
-
-        if ((c >= 'a' && c <= 'z') || (*p >= '0' && *p <= '9')
-            || *p == '.' || *p == '_' || *p == '@' || *p == '+'
-            || *p == '-')
-        {
-            continue;
-        }
-
         return NGX_ERROR;
     }
 
@@ -771,5 +1020,8 @@ ngx_http_clawd_metrics_handler(ngx_http_request_t *r)
 
     cmcf = ngx_http_get_module_main_conf(r, ngx_http_clawd_module);
 
-    return ngx_http_clawd_metrics_send(r, ngx_http_clawd_zone(cmcf->zone));
+    return ngx_http_clawd_metrics_send(r, ngx_http_clawd_zone(cmcf->zone),
+                                       cmcf->ledger
+                                       ? ngx_http_clawd_ledger_metrics : NULL,
+                                       cmcf->ledger);
 }

@@ -24,6 +24,12 @@ char *ngx_http_clawd_merge_loc_conf(ngx_conf_t *cf, void *parent,
 char *ngx_http_clawd_conf_zone(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
 char *ngx_http_clawd_conf_token(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
+char *ngx_http_clawd_conf_redis(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+char *ngx_http_clawd_conf_state(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+char *ngx_http_clawd_conf_quota(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
 char *ngx_http_clawd_conf_pass(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
 char *ngx_http_clawd_conf_max_tokens(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);

@@ -12,8 +12,10 @@
 static ngx_int_t ngx_http_clawd_init(ngx_conf_t *cf);
 static ngx_int_t ngx_http_clawd_push(ngx_conf_t *cf, ngx_http_phases phase,
     ngx_http_handler_pt handler);
+static ngx_int_t ngx_http_clawd_init_module(ngx_cycle_t *cycle);
 static ngx_int_t ngx_http_clawd_init_process(ngx_cycle_t *cycle);
 static void ngx_http_clawd_exit_process(ngx_cycle_t *cycle);
+static void ngx_http_clawd_exit_master(ngx_cycle_t *cycle);
 static ngx_int_t ngx_http_clawd_filter_init(ngx_conf_t *cf);
 
 
@@ -35,8 +37,29 @@ static ngx_command_t  ngx_http_clawd_commands[] = {
       NULL },
 
     { ngx_string("clawd_token"),
-      NGX_HTTP_MAIN_CONF|NGX_CONF_TAKE23,
+      NGX_HTTP_MAIN_CONF|NGX_CONF_TAKE2|NGX_CONF_TAKE3|NGX_CONF_TAKE4,
       ngx_http_clawd_conf_token,
+      NGX_HTTP_MAIN_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("clawd_redis"),
+      NGX_HTTP_MAIN_CONF|NGX_CONF_1MORE,
+      ngx_http_clawd_conf_redis,
+      NGX_HTTP_MAIN_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("clawd_state"),
+      NGX_HTTP_MAIN_CONF|NGX_CONF_TAKE1,
+      ngx_http_clawd_conf_state,
+      NGX_HTTP_MAIN_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("clawd_quota"),
+      NGX_HTTP_MAIN_CONF|NGX_CONF_2MORE,
+      ngx_http_clawd_conf_quota,
       NGX_HTTP_MAIN_CONF_OFFSET,
       0,
       NULL },
@@ -53,6 +76,13 @@ static ngx_command_t  ngx_http_clawd_commands[] = {
       ngx_http_clawd_conf_pass,
       NGX_HTTP_LOC_CONF_OFFSET,
       0,
+      NULL },
+
+    { ngx_string("clawd_dry_run"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_FLAG,
+      ngx_conf_set_flag_slot,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_http_clawd_loc_conf_t, dry_run),
       NULL },
 
     { ngx_string("clawd_auth"),
@@ -108,12 +138,12 @@ ngx_module_t  ngx_http_clawd_module = {
     ngx_http_clawd_commands,               /* module directives */
     NGX_HTTP_MODULE,                       /* module type */
     NULL,                                  /* init master */
-    NULL,                                  /* init module */
+    ngx_http_clawd_init_module,            /* init module */
     ngx_http_clawd_init_process,           /* init process */
     NULL,                                  /* init thread */
     NULL,                                  /* exit thread */
     ngx_http_clawd_exit_process,           /* exit process */
-    NULL,                                  /* exit master */
+    ngx_http_clawd_exit_master,            /* exit master */
     NGX_MODULE_V1_PADDING
 };
 
@@ -231,6 +261,21 @@ ngx_http_clawd_filter_init(ngx_conf_t *cf)
 
 
 static ngx_int_t
+ngx_http_clawd_init_module(ngx_cycle_t *cycle)
+{
+    ngx_http_clawd_main_conf_t  *cmcf;
+
+    cmcf = ngx_http_cycle_get_module_main_conf(cycle, ngx_http_clawd_module);
+
+    if (cmcf == NULL || !cmcf->ledger_conf.enabled) {
+        return NGX_OK;
+    }
+
+    return ngx_http_clawd_ledger_load(cycle, &cmcf->ledger_conf);
+}
+
+
+static ngx_int_t
 ngx_http_clawd_init_process(ngx_cycle_t *cycle)
 {
     ngx_http_clawd_main_conf_t  *cmcf;
@@ -252,7 +297,13 @@ ngx_http_clawd_init_process(ngx_cycle_t *cycle)
 
     ngx_http_clawd_zone_claim(cmcf->zone, cycle->log);
 
-    return NGX_OK;
+    if (!cmcf->gated || !cmcf->ledger_conf.enabled) {
+        return NGX_OK;
+    }
+
+    cmcf->ledger = ngx_http_clawd_ledger_create(cycle, &cmcf->ledger_conf);
+
+    return cmcf->ledger ? NGX_OK : NGX_ERROR;
 }
 
 
@@ -268,7 +319,27 @@ ngx_http_clawd_exit_process(ngx_cycle_t *cycle)
 
     cmcf = ngx_http_cycle_get_module_main_conf(cycle, ngx_http_clawd_module);
 
-    if (cmcf && cmcf->zone) {
-        ngx_http_clawd_zone_release(cmcf->zone);
+    if (cmcf == NULL || cmcf->zone == NULL) {
+        return;
+    }
+
+    if (cmcf->ledger) {
+        ngx_http_clawd_ledger_destroy(cmcf->ledger);
+        cmcf->ledger = NULL;
+    }
+
+    ngx_http_clawd_zone_release(cmcf->zone);
+}
+
+
+static void
+ngx_http_clawd_exit_master(ngx_cycle_t *cycle)
+{
+    ngx_http_clawd_main_conf_t  *cmcf;
+
+    cmcf = ngx_http_cycle_get_module_main_conf(cycle, ngx_http_clawd_module);
+
+    if (cmcf && cmcf->ledger_conf.enabled) {
+        ngx_http_clawd_ledger_save(cycle, &cmcf->ledger_conf);
     }
 }

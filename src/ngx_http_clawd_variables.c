@@ -206,13 +206,12 @@ ngx_http_clawd_variable_user(ngx_http_request_t *r,
 
     ctx = ngx_http_clawd_get_ctx(r);
 
-    if (ctx == NULL || ctx->token == NULL) {
+    if (ctx == NULL || ctx->who == NULL) {
         ngx_http_clawd_variable_set(v, NULL, 0);
         return NGX_OK;
     }
 
-    ngx_http_clawd_variable_set(v, ctx->token->user.data,
-                                ctx->token->user.len);
+    ngx_http_clawd_variable_set(v, ctx->who->user.data, ctx->who->user.len);
     return NGX_OK;
 }
 

@@ -30,7 +30,7 @@ def read(files):
 
 def code_names(root):
     top = read(sorted((root / "src").glob("*.c")))
-    metrics = read(sorted((root / "src/metrics").glob("*.c")))
+    metrics = read(sorted((root / "src").glob("*/*.c")))
 
     return (
         {name: {CONTEXTS[flag] for flag in CONTEXTS if flag in flags}

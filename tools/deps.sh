@@ -9,9 +9,10 @@ set -eu
 
 . "$(dirname "$0")/common.sh"
 
-build="nginx nginx-dev gcc make libc6-dev libssl-dev zlib1g-dev libpcre2-dev"
-unit="libcmocka-dev libjansson-dev"
-test="perl libtest-base-perl curl"
+build="nginx nginx-dev gcc make libc6-dev libssl-dev zlib1g-dev libpcre2-dev
+    libhiredis-dev libjansson-dev"
+unit="libcmocka-dev"
+test="perl libtest-base-perl curl redis-server"
 check="clang clang-tidy clang-format cppcheck python3 git"
 fuzz="clang libclang-rt-dev llvm"
 source="debian-archive-keyring clang libclang-rt-dev llvm"

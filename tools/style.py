@@ -24,7 +24,7 @@ MEDIAN = 35
 
 # Lowest first.
 
-ROOMS = ["wire", "shm", "metrics", "observe", "gate"]
+ROOMS = ["wire", "shm", "metrics", "redis", "ledger", "observe", "gate"]
 
 breaches = []
 lengths = []

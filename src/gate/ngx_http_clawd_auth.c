@@ -8,6 +8,10 @@
 
 static const ngx_http_clawd_token_t *ngx_http_clawd_auth_find(
     ngx_http_request_t *r, u_char *digest);
+static ngx_int_t ngx_http_clawd_auth_who(ngx_http_request_t *r,
+    ngx_http_clawd_ctx_t *ctx, const ngx_http_clawd_token_t *token);
+static ngx_int_t ngx_http_clawd_auth_nobody(ngx_http_request_t *r,
+    ngx_http_clawd_ctx_t *ctx);
 static ngx_int_t ngx_http_clawd_auth_preflight(ngx_http_request_t *r,
     ngx_http_clawd_ctx_t *ctx);
 static ngx_int_t ngx_http_clawd_auth_arg(ngx_http_request_t *r,
@@ -17,22 +21,34 @@ static void ngx_http_clawd_redact(ngx_str_t *s);
 static u_char *ngx_http_clawd_redact_find(u_char *p, u_char *last);
 
 
+/* whoever comes where "clawd_auth off" asks for no token */
+
+static const ngx_http_clawd_token_t  ngx_http_clawd_auth_anybody = {
+    .who = { .user = ngx_string("anonymous") }
+};
+
+
 ngx_int_t
 ngx_http_clawd_auth(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx)
 {
-    ngx_int_t                   rc;
-    ngx_http_clawd_loc_conf_t  *clcf;
+    ngx_int_t                      rc;
+    ngx_http_clawd_loc_conf_t     *clcf;
+    ngx_http_clawd_main_conf_t    *cmcf;
+    const ngx_http_clawd_token_t  *token;
 
     clcf = ngx_http_get_module_loc_conf(r, ngx_http_clawd_module);
+    cmcf = ngx_http_get_module_main_conf(r, ngx_http_clawd_module);
 
     if (r->method == NGX_HTTP_OPTIONS && clcf->cors && ctx->origin.len) {
         return ngx_http_clawd_auth_preflight(r, ctx);
     }
 
-    ctx->token = NULL;
+    ctx->who = NULL;
 
     if (clcf->auth == NGX_HTTP_CLAWD_AUTH_OFF) {
-        return NGX_OK;
+        return cmcf->ledger ? ngx_http_clawd_auth_who(r, ctx,
+                                                &ngx_http_clawd_auth_anybody)
+                            : NGX_OK;
     }
 
     if (clcf->auth == NGX_HTTP_CLAWD_AUTH_TOKEN_ARG
@@ -49,16 +65,100 @@ ngx_http_clawd_auth(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx)
                                      NULL);
     }
 
-    if (ctx->cred == NGX_HTTP_CLAWD_CRED_DIGEST) {
-        ctx->token = ngx_http_clawd_auth_find(r, ctx->digest);
-    }
-
-    if (ctx->token == NULL) {
+    if (ctx->cred != NGX_HTTP_CLAWD_CRED_DIGEST) {
         return ngx_http_clawd_refuse(r, ctx, NGX_HTTP_CLAWD_ERR_BAD_TOKEN,
                                      NULL);
     }
 
+    token = ngx_http_clawd_auth_find(r, ctx->digest);
+
+    if (cmcf->ledger) {
+        return ngx_http_clawd_auth_who(r, ctx, token);
+    }
+
+    if (token == NULL) {
+        return ngx_http_clawd_refuse(r, ctx, NGX_HTTP_CLAWD_ERR_BAD_TOKEN,
+                                     NULL);
+    }
+
+    ctx->who = &token->who;
+
     return NGX_OK;
+}
+
+
+/* asks the ledger: a token of the configuration is known to it by its user */
+
+static ngx_int_t
+ngx_http_clawd_auth_who(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx,
+    const ngx_http_clawd_token_t *token)
+{
+    ngx_int_t                    rc;
+    ngx_http_clawd_ask_t        *ask;
+    ngx_http_clawd_identity_t   *who;
+    ngx_http_clawd_main_conf_t  *cmcf;
+
+    cmcf = ngx_http_get_module_main_conf(r, ngx_http_clawd_module);
+
+    ask = ctx->ask;
+
+    if (ask == NULL) {
+        ask = ngx_pcalloc(r->pool, sizeof(ngx_http_clawd_ask_t));
+        if (ask == NULL) {
+            return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        }
+
+        if (token) {
+            ask->user = token->who.user;
+            ask->plan = token->who.plan;
+            ask->admin = token->who.admin;
+
+        } else {
+            ask->digest = ctx->digest;
+        }
+
+        ask->pool = r->pool;
+        ask->resume = ngx_http_clawd_gate_resume;
+        ask->data = ctx;
+
+        ctx->ask = ask;
+    }
+
+    who = ngx_palloc(r->pool, sizeof(ngx_http_clawd_identity_t));
+    if (who == NULL) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    rc = ngx_http_clawd_identify(cmcf->ledger, ask, who);
+
+    if (rc == NGX_AGAIN) {
+        return ngx_http_clawd_gate_wait(r);
+    }
+
+    if (rc != NGX_OK) {
+        return ngx_http_clawd_auth_nobody(r, ctx);
+    }
+
+    ctx->who = who;
+
+    return NGX_OK;
+}
+
+
+/* the client learns that its token is no good, and nothing of why */
+
+static ngx_int_t
+ngx_http_clawd_auth_nobody(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx)
+{
+    static ngx_http_clawd_error_e  errors[] = {
+        NGX_HTTP_CLAWD_ERR_BAD_TOKEN,
+        NGX_HTTP_CLAWD_ERR_EXPIRED,
+        NGX_HTTP_CLAWD_ERR_DISABLED,
+        NGX_HTTP_CLAWD_ERR_RECORD,
+        NGX_HTTP_CLAWD_ERR_LEDGER
+    };
+
+    return ngx_http_clawd_refuse(r, ctx, errors[ctx->ask->nobody], NULL);
 }
 
 

@@ -7,7 +7,11 @@
 
 
 /* pieces in which a body that lies in a file is read */
-#define NGX_HTTP_CLAWD_PIECE  65536
+#define NGX_HTTP_CLAWD_PIECE        65536
+
+/* output tokens of a metered user who asks for no number */
+#define NGX_HTTP_CLAWD_DEFAULT_MIN  256
+#define NGX_HTTP_CLAWD_DEFAULT_MAX  4096
 
 
 /* takes the next piece of the body; NGX_OK, or what ends the walk */
@@ -26,6 +30,7 @@ typedef struct {
 } ngx_http_clawd_edited_t;
 
 
+static int64_t ngx_http_clawd_body_default(ngx_http_clawd_ctx_t *ctx);
 static void ngx_http_clawd_body_resume(ngx_http_request_t *r);
 static ngx_int_t ngx_http_clawd_body_walk(ngx_http_request_t *r,
     ngx_http_clawd_piece_pt take, void *data);
@@ -136,8 +141,9 @@ ngx_http_clawd_body_model(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx)
 
     rq.format = ctx->api->format;
     rq.max_tokens = clcf->max_tokens;
+    rq.default_tokens = ngx_http_clawd_body_default(ctx);
     rq.native = (ctx->family == NGX_HTTP_CLAWD_OLLAMA);
-    rq.admin = (ctx->token && ctx->token->admin);
+    rq.admin = (ctx->who && ctx->who->admin);
 
     ngx_http_clawd_request_init(&rq);
 
@@ -161,7 +167,9 @@ ngx_http_clawd_body_model(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx)
 
     if (!ctx->body_edited) {
         ctx->asked_usage = rq.asked_usage;
-        ctx->body_size = r->headers_in.content_length_n;
+        ctx->prompt_bound = rq.prompt_bound;
+        ctx->prompt_guess = rq.prompt_guess;
+        ctx->output_bound = rq.output_tokens;
     }
 
     ctx->added_usage |= rq.added_usage;
@@ -170,6 +178,18 @@ ngx_http_clawd_body_model(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx)
     ctx->model.data = ngx_pstrdup(r->pool, &rq.model.label);
     if (ctx->model.data == NULL) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    if (ctx->who
+        && (!ngx_http_clawd_models_allow((ngx_str_t *) &ctx->who->models[0],
+                                         &ctx->model)
+            || !ngx_http_clawd_models_allow((ngx_str_t *) &ctx->who->models[1],
+                                            &ctx->model)))
+    {
+        ngx_str_null(&ctx->model);
+
+        return ngx_http_clawd_refuse(r, ctx, NGX_HTTP_CLAWD_ERR_MODEL_DENIED,
+                                     "model");
     }
 
     if (rq.nedits == 0) {
@@ -183,6 +203,35 @@ ngx_http_clawd_body_model(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx)
     ctx->body_edited = 1;
 
     return NGX_OK;
+}
+
+
+/*
+ * The answer's cap for a client that asks for none, where tokens are limited:
+ * so much that an answer is worth having, and others of the same user fit.
+ */
+
+static int64_t
+ngx_http_clawd_body_default(ngx_http_clawd_ctx_t *ctx)
+{
+    int64_t     least, limit;
+    ngx_uint_t  i;
+
+    if (ctx->who == NULL || !ctx->who->metered) {
+        return 0;
+    }
+
+    least = 4 * NGX_HTTP_CLAWD_DEFAULT_MAX;
+
+    for (i = NGX_HTTP_CLAWD_LIMIT_TPM; i < NGX_HTTP_CLAWD_LIMITS; i++) {
+        limit = ctx->who->terms.limits[i];
+
+        if (limit >= 0) {
+            least = ngx_min(least, limit);
+        }
+    }
+
+    return ngx_max(least / 4, NGX_HTTP_CLAWD_DEFAULT_MIN);
 }
 
 

@@ -22,6 +22,7 @@ static ngx_http_clawd_state_pt  ngx_http_clawd_states[] = {
     ngx_http_clawd_gate_endpoint,
     ngx_http_clawd_body,
     ngx_http_clawd_body_model,
+    ngx_http_clawd_quota,
     ngx_http_clawd_gate_go
 };
 
@@ -55,7 +56,12 @@ ngx_http_clawd_gate_handler(ngx_http_request_t *r)
         ctx->error = NGX_HTTP_CLAWD_ERR_NONE;
         ctx->stream = NULL;
         ctx->reword = NULL;
+        ctx->ask = NULL;
         ctx->preflight = 0;
+        ctx->over_quota = 0;
+        ctx->no_retry = 0;
+        ngx_str_null(&ctx->message);
+        ngx_str_null(&ctx->retry_after);
     }
 
     while (ctx->state < NGX_HTTP_CLAWD_STATE_PASSED) {
@@ -73,6 +79,49 @@ ngx_http_clawd_gate_handler(ngx_http_request_t *r)
     }
 
     return NGX_DECLINED;
+}
+
+
+ngx_int_t
+ngx_http_clawd_gate_wait(ngx_http_request_t *r)
+{
+    r->read_event_handler = ngx_http_test_reading;
+    r->write_event_handler = ngx_http_request_empty_handler;
+
+    if (r->connection->read->ready) {
+        ngx_post_event(r->connection->read, &ngx_posted_events);
+
+    } else if (ngx_handle_read_event(r->connection->read, 0) != NGX_OK) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    return NGX_DONE;
+}
+
+
+void
+ngx_http_clawd_gate_resume(void *data)
+{
+    ngx_http_clawd_ctx_t *ctx = data;
+
+    ngx_connection_t    *c;
+    ngx_http_request_t  *r;
+
+    r = ctx->request;
+    c = r->connection;
+
+    ngx_http_set_log_request(c->log, r);
+
+    ngx_log_debug0(NGX_LOG_DEBUG_HTTP, c->log, 0, "clawd gate resumes");
+
+    r->read_event_handler = ngx_http_block_reading;
+    r->write_event_handler = ngx_http_core_run_phases;
+
+    ngx_http_core_run_phases(r);
+
+    /* r and ctx may be gone */
+
+    ngx_http_run_posted_requests(c);
 }
 
 
@@ -106,12 +155,22 @@ static ngx_int_t
 ngx_http_clawd_gate_endpoint(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx)
 {
     const ngx_http_clawd_api_t  *api;
+    ngx_http_clawd_main_conf_t  *cmcf;
 
     if (ngx_http_clawd_gate_path(r) != NGX_OK) {
         return ngx_http_clawd_refuse(r, ctx, NGX_HTTP_CLAWD_ERR_PATH, NULL);
     }
 
     api = ngx_http_clawd_api_find(&r->uri);
+
+    cmcf = ngx_http_get_module_main_conf(r, ngx_http_clawd_module);
+
+    if (api && api->class == NGX_HTTP_CLAWD_CLASS_USAGE
+        && cmcf->ledger == NULL)
+    {
+        api = NULL;
+    }
+
     ctx->api = api;
 
     if (api == NULL) {
@@ -124,7 +183,7 @@ ngx_http_clawd_gate_endpoint(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx)
     }
 
     if (api->class == NGX_HTTP_CLAWD_CLASS_ADMIN
-        && (ctx->token == NULL || !ctx->token->admin))
+        && (ctx->who == NULL || !ctx->who->admin))
     {
         ngx_log_error(NGX_LOG_WARN, r->connection->log, 0,
                       "clawd: admin endpoint \"%V\" was asked for without the "
@@ -228,6 +287,12 @@ ngx_http_clawd_gate_upstream(ngx_http_request_t *r)
 static ngx_int_t
 ngx_http_clawd_gate_go(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx)
 {
+    if (ctx->api->class == NGX_HTTP_CLAWD_CLASS_USAGE) {
+        r->content_handler = ngx_http_clawd_usage_handler;
+        ctx->passed = 1;
+        return NGX_OK;
+    }
+
     if (ngx_http_clawd_gate_upstream(r) != NGX_OK) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
@@ -243,6 +308,10 @@ ngx_http_clawd_gate_go(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx)
 
     if (ngx_http_clawd_headers_strip(r, ctx) != NGX_OK) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    if (ctx->hold) {
+        ngx_http_clawd_hold_go(ctx->hold);
     }
 
     ngx_http_clawd_observe_go(r, ctx);

@@ -52,6 +52,31 @@ ngx_int_t ngx_http_clawd_body(ngx_http_request_t *r,
     ngx_http_clawd_ctx_t *ctx);
 ngx_int_t ngx_http_clawd_body_model(ngx_http_request_t *r,
     ngx_http_clawd_ctx_t *ctx);
+ngx_int_t ngx_http_clawd_quota(ngx_http_request_t *r,
+    ngx_http_clawd_ctx_t *ctx);
+
+/*
+ * Stops the phases until ngx_http_clawd_gate_resume(ctx) is called, which is
+ * not from within a handler of the request's own.  Returns NGX_DONE.  Meanwhile
+ * a client that leaves is noticed at once.
+ */
+ngx_int_t ngx_http_clawd_gate_wait(ngx_http_request_t *r);
+void ngx_http_clawd_gate_resume(void *data);
+
+/*
+ * Of a reservation that was admitted or denied: what headers say of limits,
+ * and of a denial the sentence and when to come again.  NGX_ERROR on
+ * allocation failure.
+ */
+ngx_int_t ngx_http_clawd_verdict(ngx_http_request_t *r,
+    ngx_http_clawd_ctx_t *ctx, ngx_http_clawd_hold_t *hold);
+
+/* The sentence for a request that is larger than a whole limit. */
+ngx_int_t ngx_http_clawd_verdict_never(ngx_http_request_t *r,
+    ngx_http_clawd_ctx_t *ctx, ngx_http_clawd_limit_e limit, int64_t est);
+
+/* The content handler of GET /v1/usage, which the gate puts in place. */
+ngx_int_t ngx_http_clawd_usage_handler(ngx_http_request_t *r);
 
 /*
  * One pass over the request's headers, when the context is made: credential,

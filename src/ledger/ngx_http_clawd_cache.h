@@ -47,8 +47,9 @@ ngx_int_t ngx_http_clawd_cache_get(ngx_http_clawd_zone_t *zone,
     ngx_http_clawd_record_t *rec, u_char *buf);
 
 /*
- * A mark is taken before the server is asked; put() with it stores the answer
- * unless the record was invalidated in between.
+ * A mark is taken before the server is asked; put() with it stores the answer,
+ * which is as old as the mark, unless the record was invalidated or told() was
+ * called in between.
  */
 uint64_t ngx_http_clawd_cache_mark(ngx_http_clawd_zone_t *zone,
     ngx_http_clawd_record_e kind, ngx_str_t *name);
@@ -65,7 +66,8 @@ void ngx_http_clawd_cache_flush(ngx_http_clawd_zone_t *zone);
 /*
  * Changes are told from now on: entries made before are not fresh any more
  * (but may serve as stale ones).  alive() says that they were told up to the
- * time since, and will be known to be for the next msec; it must be repeated.
+ * time since, and will be known to be for the next msec; it must be repeated,
+ * and does nothing after untold().
  */
 void ngx_http_clawd_cache_told(ngx_http_clawd_zone_t *zone);
 void ngx_http_clawd_cache_alive(ngx_http_clawd_zone_t *zone,

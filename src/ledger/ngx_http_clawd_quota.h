@@ -61,8 +61,9 @@ typedef struct {
 
 /*
  * Rolls the windows to now (microseconds since 1970): counts of windows that
- * are over become 0, a usage of another epoch starts afresh.  An id that is
- * ahead of now stays: a clock that was set back gives nothing back.
+ * are over become 0, and a higher epoch starts the usage afresh; a lower one is
+ * of somebody who has not heard yet.  An id that is ahead of now stays: a clock
+ * that was set back gives nothing back.
  */
 void ngx_http_clawd_quota_roll(ngx_http_clawd_usage_t *u,
     ngx_http_clawd_terms_t *terms, int64_t now);

@@ -30,28 +30,41 @@
  *     limits: -1 is none.  est -1 only looks: nothing is written.  run is the
  *     server's run id, or empty if it isn't known; n the newest operation
  *     number that the gateway has seen of this user and epoch (0: none), live
- *     how many of the user's requests it holds itself.
+ *     how many of the user's requests it holds itself.  A deadline of 0: none.
+ *     The guard is the usage that came in the same reply as n.
  *
  *     returns { status, limit, now_us, live, epoch, n, request_tat, token_tat,
  *               minute, minute_requests, minute_tokens, day, day_tokens,
  *               month, month_tokens }
  *
- *     status: 1 admitted; 0 denied, limit (as ngx_http_clawd_limit_e) in the
- *     way; 2 this rid is in flight already, nothing changed; 3 the deadline
- *     had passed; 4 the server's n is behind the gateway's and no guard was
- *     given: nothing changed, call again with it.
+ *     status: 1 admitted, live counts it; 0 denied, limit (as
+ *     ngx_http_clawd_limit_e) in the way; 2 this rid is in flight already,
+ *     nothing changed; 3 the deadline had passed; 4 the server lacks operations
+ *     that the gateway knows of, and no guard was given: nothing changed, call
+ *     again with it.
+ *
+ *     Numbers of operations grow by 1, but the first one of a state is the
+ *     server's time in microseconds.  A reply of status 3 or 4, or any other
+ *     whose n is below the gateway's, is not news of the user.
  *
  * SETTLE   ARGV rid est actual minute day month epoch tpm offset_s offline
+ *          [run]
  *
  *     offline 1: Redis has not seen the reservation: all of actual is charged,
- *     once.  returns { status, epoch, n, … month_tokens } as above; status: 1
+ *     once, to those of the windows that are not over.  Without run, as above,
+ *     a charge that comes first after Redis has lost data may be lost, too.
+ *     returns { status, epoch, n, … month_tokens } as above; status: 1
  *     settled, 2 settled late (it had been an orphan), 0 nothing to settle,
  *     or not any more.
  *
  * BEAT     ARGV ttl_ms deadline_us rid …
  *
- *     Keeps reservations alive, and puts back those that the server has lost.
- *     returns { number of rids put back }
+ *     Keeps reservations alive, puts back those that were moved to the orphans,
+ *     and those that the server has lost.  returns { number of the lost ones },
+ *     or { -1 } when the deadline had passed.
+ *
+ * Commands that are called: TIME HMGET HSET EXPIRE ZSCORE ZCARD ZRANGEBYSCORE
+ * ZADD ZREM ZREMRANGEBYSCORE.
  */
 
 typedef enum {

@@ -31,7 +31,8 @@ static ngx_int_t ngx_http_clawd_metrics_header(ngx_http_request_t *r,
 
 ngx_int_t
 ngx_http_clawd_metrics_send(ngx_http_request_t *r,
-    ngx_http_clawd_zone_t *zone)
+    ngx_http_clawd_zone_t *zone,
+    void (*more)(ngx_http_clawd_text_t *t, void *data), void *data)
 {
     ngx_int_t                rc;
     ngx_http_clawd_page_t    page;
@@ -58,6 +59,9 @@ ngx_http_clawd_metrics_send(ngx_http_request_t *r,
     text.openmetrics = ngx_http_clawd_metrics_accept(r);
 
     ngx_http_clawd_metrics_scrape(zone, &scrape);
+
+    scrape.more = more;
+    scrape.data = data;
 
     ngx_http_clawd_prometheus_write(&text, zone, &scrape);
 

@@ -53,7 +53,8 @@ ngx_str_t  ngx_http_clawd_fails[NGX_HTTP_CLAWD_FAIL_MAX] = {
     ngx_string("reset"),
     ngx_string("incomplete"),
     ngx_string("client_abort"),
-    ngx_string("invalid_response")
+    ngx_string("invalid_response"),
+    ngx_string("quota")
 };
 
 
@@ -128,6 +129,10 @@ ngx_http_clawd_prometheus_write(ngx_http_clawd_text_t *t,
     ngx_http_clawd_text_value(t, NGX_HTTP_CLAWD_COUNTER,
                               "clawdbot_series_dropped", NULL,
                               registry->dropped);
+
+    if (scrape->more) {
+        scrape->more(t, scrape->data);
+    }
 
     ngx_http_clawd_text_family(t, NGX_HTTP_CLAWD_GAUGE, "clawdbot_build_info",
                                "The versions of clawd and NGINX; always 1.");

@@ -34,6 +34,11 @@ typedef struct {
     uint64_t     writing;
     uint64_t     waiting;
     unsigned     connections:1;
+
+    /* families of an upper room, or NULL */
+
+    void       (*more)(ngx_http_clawd_text_t *t, void *data);
+    void        *data;
 } ngx_http_clawd_scrape_t;
 
 

@@ -15,6 +15,8 @@ static ngx_uint_t ngx_http_clawd_relayed(ngx_http_request_t *r,
 static ngx_uint_t ngx_http_clawd_type_html(ngx_str_t *type);
 static ngx_uint_t ngx_http_clawd_header_replaced(ngx_table_elt_t *h,
     ngx_http_clawd_ctx_t *ctx, ngx_uint_t cors, ngx_uint_t stream);
+static ngx_int_t ngx_http_clawd_ratelimit_headers(ngx_http_request_t *r,
+    ngx_http_clawd_ctx_t *ctx);
 
 
 ngx_http_output_header_filter_pt  ngx_http_clawd_next_header_filter;
@@ -300,7 +302,47 @@ ngx_http_clawd_headers_out(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx)
         return NGX_ERROR;
     }
 
+    if (ngx_http_clawd_ratelimit_headers(r, ctx) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
     return cors ? ngx_http_clawd_cors_headers(r, ctx) : NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_clawd_ratelimit_headers(ngx_http_request_t *r,
+    ngx_http_clawd_ctx_t *ctx)
+{
+    if (ctx->requests.limit.len
+        && (ngx_http_clawd_header_add(r, "x-ratelimit-limit-requests",
+                                      &ctx->requests.limit)
+            != NGX_OK
+            || ngx_http_clawd_header_add(r, "x-ratelimit-remaining-requests",
+                                         &ctx->requests.remaining)
+               != NGX_OK
+            || ngx_http_clawd_header_add(r, "x-ratelimit-reset-requests",
+                                         &ctx->requests.reset)
+               != NGX_OK))
+    {
+        return NGX_ERROR;
+    }
+
+    if (ctx->tokens.limit.len
+        && (ngx_http_clawd_header_add(r, "x-ratelimit-limit-tokens",
+                                      &ctx->tokens.limit)
+            != NGX_OK
+            || ngx_http_clawd_header_add(r, "x-ratelimit-remaining-tokens",
+                                         &ctx->tokens.remaining)
+               != NGX_OK
+            || ngx_http_clawd_header_add(r, "x-ratelimit-reset-tokens",
+                                         &ctx->tokens.reset)
+               != NGX_OK))
+    {
+        return NGX_ERROR;
+    }
+
+    return NGX_OK;
 }
 
 
@@ -338,6 +380,15 @@ ngx_http_clawd_header_replaced(ngx_table_elt_t *h, ngx_http_clawd_ctx_t *ctx,
                && ngx_strncasecmp(h->key.data,
                                   (u_char *) "x-accel-buffering", 17)
                   == 0;
+    }
+
+    /* an upstream's own limits are not the caller's */
+
+    if ((ctx->requests.limit.len || ctx->tokens.limit.len)
+        && h->key.len > 12
+        && ngx_strncasecmp(h->key.data, (u_char *) "x-ratelimit-", 12) == 0)
+    {
+        return 1;
     }
 
     return cors && h->key.len > 15

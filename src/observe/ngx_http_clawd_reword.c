@@ -214,6 +214,7 @@ ngx_http_clawd_reword_status(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx,
 
         if (ctx->error && def->status == status) {
             e->param = ctx->param;
+            e->message = ctx->message;
 
         } else {
             ctx->error = ngx_http_clawd_error_of_status(status);
@@ -303,10 +304,14 @@ ngx_http_clawd_reword_headers(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx,
         ngx_http_clawd_reword_clear(r, "location");
     }
 
-    if (e->status == NGX_HTTP_SERVICE_UNAVAILABLE) {
+    if (e->status == NGX_HTTP_SERVICE_UNAVAILABLE || ctx->retry_after.len) {
         ngx_http_clawd_reword_clear(r, "retry-after");
 
-        if (ngx_http_clawd_header_add(r, "Retry-After", &two) != NGX_OK) {
+        if (ngx_http_clawd_header_add(r, "Retry-After",
+                                      ctx->retry_after.len ? &ctx->retry_after
+                                                           : &two)
+            != NGX_OK)
+        {
             return NGX_ERROR;
         }
     }
@@ -333,7 +338,7 @@ ngx_http_clawd_reword_headers(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx,
         return NGX_ERROR;
     }
 
-    if (e->status == NGX_HTTP_GATEWAY_TIME_OUT
+    if ((e->status == NGX_HTTP_GATEWAY_TIME_OUT || ctx->no_retry)
         && ngx_http_clawd_header_add(r, "x-should-retry", &no) != NGX_OK)
     {
         return NGX_ERROR;

@@ -19,6 +19,9 @@ static ngx_http_clawd_fail_e ngx_http_clawd_settle_stream(
     ngx_http_clawd_stream_t *st);
 static void ngx_http_clawd_settle_tokens(ngx_http_request_t *r,
     ngx_http_clawd_ctx_t *ctx);
+static int64_t ngx_http_clawd_settle_cost(ngx_http_request_t *r,
+    ngx_http_clawd_ctx_t *ctx);
+static ngx_uint_t ngx_http_clawd_settle_written(ngx_http_request_t *r);
 static void ngx_http_clawd_settle_count(ngx_http_request_t *r,
     ngx_http_clawd_ctx_t *ctx, ngx_http_clawd_zone_t *zone);
 static void ngx_http_clawd_settle_times(ngx_http_request_t *r,
@@ -62,6 +65,10 @@ ngx_http_clawd_settle(void *data)
 
     r = ctx->request;
 
+    if (ctx->ask) {
+        ngx_http_clawd_identify_cancel(ctx->ask);
+    }
+
     if (ctx->settled || !ctx->gated) {
         return;
     }
@@ -80,7 +87,17 @@ ngx_http_clawd_settle(void *data)
         ngx_http_clawd_settle_tokens(r, ctx);
     }
 
-    if (ctx->passed && ctx->model.len) {
+    if (ctx->hold) {
+        ngx_http_clawd_hold_end(ctx->hold, ngx_http_clawd_settle_cost(r, ctx));
+        ctx->hold = NULL;
+    }
+
+    if (ctx->over_quota) {
+        ctx->fail = NGX_HTTP_CLAWD_FAIL_QUOTA;
+        ngx_http_clawd_count_reject(zone, ctx->error);
+    }
+
+    if ((ctx->passed || ctx->over_quota) && ctx->model.len) {
         ngx_http_clawd_settle_count(r, ctx, zone);
 
     } else if (!ctx->passed && !ctx->preflight) {
@@ -98,6 +115,73 @@ ngx_http_clawd_settle(void *data)
     }
 
     ngx_http_clawd_variables_reset(r);
+}
+
+
+/*
+ * What the ledger is told.  Where the upstream did not say, it is what the
+ * prompt can have had at most and the output that was seen: a client that
+ * leaves early must not get tokens for nothing.
+ */
+
+static int64_t
+ngx_http_clawd_settle_cost(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx)
+{
+    int64_t                  prompt, completion;
+    ngx_http_clawd_facts_t  *facts;
+
+    if (!ctx->passed || !ngx_http_clawd_settle_written(r)) {
+        return 0;
+    }
+
+    if (ctx->stream == NULL) {
+
+        /* an error's answer has cost nothing; without one nobody knows */
+
+        return (r->upstream && r->upstream->headers_in.status_n) ? 0
+               : ctx->prompt_bound;
+    }
+
+    facts = &ctx->stream->answer.facts;
+
+    if (ctx->source == NGX_HTTP_CLAWD_SOURCE_UPSTREAM) {
+        return ctx->prompt_tokens + ctx->completion_tokens;
+    }
+
+    if (ctx->source == NGX_HTTP_CLAWD_SOURCE_NONE) {
+        return 0;
+    }
+
+    prompt = (facts->prompt_tokens >= 0) ? facts->prompt_tokens
+                                         : ctx->prompt_bound;
+
+    completion = ngx_max((int64_t) facts->deltas, ctx->completion_tokens);
+
+    return prompt + ngx_max(completion, 0);
+}
+
+
+/* whether any attempt got so far that a byte may have been sent */
+
+static ngx_uint_t
+ngx_http_clawd_settle_written(ngx_http_request_t *r)
+{
+    ngx_uint_t                  i;
+    ngx_http_upstream_state_t  *state;
+
+    if (r->upstream_states == NULL) {
+        return 0;
+    }
+
+    state = r->upstream_states->elts;
+
+    for (i = 0; i < r->upstream_states->nelts; i++) {
+        if (state[i].peer && state[i].connect_time != (ngx_msec_t) -1) {
+            return 1;
+        }
+    }
+
+    return 0;
 }
 
 
@@ -275,7 +359,7 @@ ngx_http_clawd_settle_tokens(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx)
     }
 
     if (ctx->prompt_tokens < 0) {
-        ctx->prompt_tokens = ctx->body_size / NGX_HTTP_CLAWD_TOKEN_BYTES;
+        ctx->prompt_tokens = ctx->prompt_guess;
 
         if (ctx->completion_tokens == 0) {
             ctx->source = NGX_HTTP_CLAWD_SOURCE_ESTIMATED;
@@ -310,11 +394,17 @@ ngx_http_clawd_settle_count(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx,
               ? ngx_http_clawd_model_learn(zone, &ctx->model)
               : ngx_http_clawd_model_find(zone, &ctx->model);
 
-    s.user = ngx_http_clawd_user(zone, ctx->token
-                                       ? (ngx_str_t *) &ctx->token->user
+    s.user = ngx_http_clawd_user(zone, ctx->who
+                                       ? (ngx_str_t *) &ctx->who->user
                                        : &ngx_http_clawd_anonymous);
 
     ngx_http_clawd_settle_times(r, ctx, &s);
+
+    /* quick refusals would hide how long requests take */
+
+    if (ctx->over_quota) {
+        s.duration = NGX_HTTP_CLAWD_ABSENT;
+    }
 
     ngx_http_clawd_count_request(zone, &s);
 }

@@ -43,6 +43,10 @@ static const ngx_http_clawd_api_t  ngx_http_clawd_apis[] = {
     ngx_http_clawd_api_infer("/api/embed", EMBEDDINGS),
     ngx_http_clawd_api_infer("/api/embeddings", EMBEDDINGS),
 
+    { ngx_string("/v1/usage"), NGX_HTTP_CLAWD_API_GET_HEAD,
+      NGX_HTTP_CLAWD_CLASS_USAGE, NGX_HTTP_CLAWD_FORMAT_NONE,
+      ngx_string("GET, HEAD") },
+
     ngx_http_clawd_api_list("/v1/models", GET, "GET"),
     ngx_http_clawd_api_list("/v1/models/*", GET, "GET"),
     ngx_http_clawd_api_list("/api/tags", GET_HEAD, "GET, HEAD"),

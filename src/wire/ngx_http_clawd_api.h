@@ -43,7 +43,8 @@ typedef enum {
 typedef enum {
     NGX_HTTP_CLAWD_CLASS_INFER = 0,    /* any user; the body is judged */
     NGX_HTTP_CLAWD_CLASS_LIST,         /* any user; read only */
-    NGX_HTTP_CLAWD_CLASS_ADMIN         /* role=admin; passed as it is */
+    NGX_HTTP_CLAWD_CLASS_ADMIN,        /* role=admin; passed as it is */
+    NGX_HTTP_CLAWD_CLASS_USAGE         /* any user; the gateway answers */
 } ngx_http_clawd_class_e;
 
 

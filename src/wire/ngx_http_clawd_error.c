@@ -82,6 +82,48 @@ static const ngx_http_clawd_error_def_t  ngx_http_clawd_error_defs[] = {
         "invalid_api_key", "authentication_error",
         "gateway token invalid", "bad_token"),
 
+    ngx_http_clawd_error_entry(401, "invalid_request_error",
+        "invalid_api_key", "authentication_error",
+        "gateway token invalid", "expired_token"),
+
+    ngx_http_clawd_error_entry(401, "invalid_request_error",
+        "invalid_api_key", "authentication_error",
+        "gateway token invalid", "disabled_token"),
+
+    ngx_http_clawd_error_entry(401, "invalid_request_error",
+        "invalid_api_key", "authentication_error",
+        "gateway token invalid", "invalid_record"),
+
+    ngx_http_clawd_error_entry(503, "server_error",
+        "auth_unavailable", "api_error",
+        "accounts can't be looked up at the moment, try again soon",
+        "ledger_unavailable"),
+
+    ngx_http_clawd_error_entry(429, "rate_limit_error",
+        "rate_limit_exceeded", "rate_limit_error",
+        "too many concurrent requests", "concurrency"),
+
+    ngx_http_clawd_error_entry(429, "rate_limit_error",
+        "rate_limit_exceeded", "rate_limit_error",
+        "too many requests per minute", "rpm"),
+
+    ngx_http_clawd_error_entry(429, "rate_limit_error",
+        "rate_limit_exceeded", "rate_limit_error",
+        "too many tokens per minute", "tpm"),
+
+    ngx_http_clawd_error_entry(429, "insufficient_quota",
+        "insufficient_quota", "rate_limit_error",
+        "the daily tokens are used up", "tokens_per_day"),
+
+    ngx_http_clawd_error_entry(429, "insufficient_quota",
+        "insufficient_quota", "rate_limit_error",
+        "the monthly tokens are used up", "tokens_per_month"),
+
+    ngx_http_clawd_error_entry(400, "invalid_request_error",
+        "request_exceeds_quota", "invalid_request_error",
+        "this request needs more tokens than its limits ever allow",
+        "exceeds_limit"),
+
     ngx_http_clawd_error_entry(403, "permission_error",
         "origin_not_allowed", "permission_error",
         "this origin is not allowed", "origin"),

@@ -25,6 +25,16 @@ typedef enum {
     NGX_HTTP_CLAWD_ERR_NONE = 0,
     NGX_HTTP_CLAWD_ERR_NO_TOKEN,          /* 401 "gateway token missing" */
     NGX_HTTP_CLAWD_ERR_BAD_TOKEN,         /* 401, malformed or unknown */
+    NGX_HTTP_CLAWD_ERR_EXPIRED,           /* the same to the client: 401 */
+    NGX_HTTP_CLAWD_ERR_DISABLED,          /* likewise */
+    NGX_HTTP_CLAWD_ERR_RECORD,            /* likewise: a record of no use */
+    NGX_HTTP_CLAWD_ERR_LEDGER,            /* 503 auth_unavailable */
+    NGX_HTTP_CLAWD_ERR_CONCURRENCY,       /* 429; in the order of limits */
+    NGX_HTTP_CLAWD_ERR_RPM,               /* 429 */
+    NGX_HTTP_CLAWD_ERR_TPM,               /* 429 */
+    NGX_HTTP_CLAWD_ERR_DAY,               /* 429 insufficient_quota */
+    NGX_HTTP_CLAWD_ERR_MONTH,             /* 429 insufficient_quota */
+    NGX_HTTP_CLAWD_ERR_NEVER,             /* 400, more than a whole limit */
     NGX_HTTP_CLAWD_ERR_ORIGIN,            /* 403, preflight of a stranger */
     NGX_HTTP_CLAWD_ERR_ENDPOINT,          /* 403 endpoint_not_allowed */
     NGX_HTTP_CLAWD_ERR_NOT_FOUND,         /* 404, no such endpoint */

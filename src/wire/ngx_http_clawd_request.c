@@ -26,6 +26,11 @@ typedef enum {
     NGX_HTTP_CLAWD_RQ_DEBUG_RENDER,
     NGX_HTTP_CLAWD_RQ_OPTIONS,
     NGX_HTTP_CLAWD_RQ_NUM_PREDICT,
+    NGX_HTTP_CLAWD_RQ_N,
+    NGX_HTTP_CLAWD_RQ_N_CMPL,
+    NGX_HTTP_CLAWD_RQ_BEST_OF,
+    NGX_HTTP_CLAWD_RQ_TEMPLATE,
+    NGX_HTTP_CLAWD_RQ_CHAT_TEMPLATE,
 
     NGX_HTTP_CLAWD_RQ_NUM_CTX,
     NGX_HTTP_CLAWD_RQ_NUM_GPU,
@@ -48,15 +53,12 @@ typedef enum {
     NGX_HTTP_CLAWD_RQ_INPUT,
     NGX_HTTP_CLAWD_RQ_INSTRUCTIONS,
     NGX_HTTP_CLAWD_RQ_SYSTEM,
-    NGX_HTTP_CLAWD_RQ_TEMPLATE,
     NGX_HTTP_CLAWD_RQ_CONTEXT,
     NGX_HTTP_CLAWD_RQ_IMAGES,
     NGX_HTTP_CLAWD_RQ_RAW,
     NGX_HTTP_CLAWD_RQ_FORMAT,
     NGX_HTTP_CLAWD_RQ_RESPONSE_FORMAT,
     NGX_HTTP_CLAWD_RQ_THINK,
-    NGX_HTTP_CLAWD_RQ_N,
-    NGX_HTTP_CLAWD_RQ_BEST_OF,
     NGX_HTTP_CLAWD_RQ_NODES
 } ngx_http_clawd_request_node_e;
 
@@ -97,6 +99,14 @@ static const ngx_http_clawd_json_node_t  ngx_http_clawd_request_nodes[] = {
     ngx_http_clawd_request_control("num_predict", OPTIONS,
                                    NGX_HTTP_CLAWD_JSON_CAPTURE),
 
+    ngx_http_clawd_request_control("n", ROOT, NGX_HTTP_CLAWD_JSON_CAPTURE),
+    ngx_http_clawd_request_control("n_cmpl", ROOT,
+                                   NGX_HTTP_CLAWD_JSON_CAPTURE),
+    ngx_http_clawd_request_control("best_of", ROOT,
+                                   NGX_HTTP_CLAWD_JSON_CAPTURE),
+    ngx_http_clawd_request_control("template", ROOT, 0),
+    ngx_http_clawd_request_control("chat_template", ROOT, 0),
+
     ngx_http_clawd_request_control("num_ctx", OPTIONS, 0),
     ngx_http_clawd_request_control("num_gpu", OPTIONS, 0),
     ngx_http_clawd_request_control("num_batch", OPTIONS, 0),
@@ -110,28 +120,211 @@ static const ngx_http_clawd_json_node_t  ngx_http_clawd_request_nodes[] = {
     ngx_http_clawd_request_control("numa", OPTIONS, 0),
 
     ngx_http_clawd_request_rule("tools"),
-    { ngx_string("*"), NGX_HTTP_CLAWD_RQ_TOOLS, NGX_HTTP_CLAWD_JSON_STEP },
+    { ngx_string("*"), NGX_HTTP_CLAWD_RQ_TOOLS, NGX_HTTP_CLAWD_JSON_NO_END },
     ngx_http_clawd_request_control("type", TOOL, NGX_HTTP_CLAWD_JSON_CAPTURE),
-    ngx_http_clawd_request_rule("messages"),
+    ngx_http_clawd_request_control("messages", ROOT,
+                                   NGX_HTTP_CLAWD_JSON_NO_END),
     ngx_http_clawd_request_rule("prompt"),
     ngx_http_clawd_request_rule("suffix"),
     ngx_http_clawd_request_rule("input"),
     ngx_http_clawd_request_rule("instructions"),
     ngx_http_clawd_request_rule("system"),
-    ngx_http_clawd_request_rule("template"),
     ngx_http_clawd_request_rule("context"),
     ngx_http_clawd_request_rule("images"),
     ngx_http_clawd_request_rule("raw"),
     ngx_http_clawd_request_rule("format"),
     ngx_http_clawd_request_rule("response_format"),
-    ngx_http_clawd_request_rule("think"),
-    ngx_http_clawd_request_rule("n"),
-    ngx_http_clawd_request_rule("best_of")
+    ngx_http_clawd_request_rule("think")
 };
 
-static ngx_http_clawd_json_table_t  ngx_http_clawd_request_table =
-    ngx_http_clawd_json_table(ngx_http_clawd_request_nodes);
 
+/*
+ * Beyond these a format has nodes that lead to its images.  All of them are
+ * controls: were a second reading of one possible, a text could be taken for
+ * an image here, or an image for a few bytes of text.
+ */
+
+typedef enum {
+    NGX_HTTP_CLAWD_RQ_STEP = 0,
+    NGX_HTTP_CLAWD_RQ_MESSAGE,         /* an element of messages or input */
+    NGX_HTTP_CLAWD_RQ_PART,            /* an element of its content */
+    NGX_HTTP_CLAWD_RQ_INNER_PART,      /* …of the content of that */
+    NGX_HTTP_CLAWD_RQ_PART_TYPE,
+    NGX_HTTP_CLAWD_RQ_MEDIA,           /* an image, in a string or object */
+    NGX_HTTP_CLAWD_RQ_MEDIA_URL,
+    NGX_HTTP_CLAWD_RQ_SOURCE_TYPE,
+    NGX_HTTP_CLAWD_RQ_SOURCE_DATA,
+    NGX_HTTP_CLAWD_RQ_AUDIO_DATA,
+    NGX_HTTP_CLAWD_RQ_IMAGE,           /* an image whose text is base64 */
+    NGX_HTTP_CLAWD_RQ_ROOT_IMAGE,      /* …which a chat ignores */
+    NGX_HTTP_CLAWD_RQ_PROMPT_ITEM
+} ngx_http_clawd_request_kind_e;
+
+
+typedef struct {
+    ngx_http_clawd_json_node_t     node;
+    ngx_http_clawd_request_kind_e  kind;
+} ngx_http_clawd_request_extra_t;
+
+
+typedef struct {
+    const ngx_http_clawd_request_extra_t  *extras;
+    ngx_uint_t                   nextras;
+    ngx_str_t                    image;        /* the type of a part that is
+                                                  one */
+
+    /* made when it is first used */
+
+    ngx_http_clawd_json_table_t  table;
+    ngx_http_clawd_json_node_t   nodes[NGX_HTTP_CLAWD_JSON_NODES];
+    u_char                       kinds[NGX_HTTP_CLAWD_JSON_NODES];
+} ngx_http_clawd_request_format_t;
+
+
+#define ngx_http_clawd_request_each(parent, kind)                             \
+    { { ngx_string("*"), parent, NGX_HTTP_CLAWD_JSON_NO_END },                \
+      NGX_HTTP_CLAWD_RQ_##kind }
+
+#define ngx_http_clawd_request_parts(parent, kind)                            \
+    { { ngx_string("*"), parent, 0 }, NGX_HTTP_CLAWD_RQ_##kind }
+
+#define ngx_http_clawd_request_member(key, parent, flags, kind)               \
+    { { ngx_string(key), parent, NGX_HTTP_CLAWD_JSON_CONTROL                  \
+                                 | NGX_HTTP_CLAWD_JSON_##flags },             \
+      NGX_HTTP_CLAWD_RQ_##kind }
+
+/* the parent that is the extra node i of the same format */
+
+#define ngx_http_clawd_request_up(i)  (NGX_HTTP_CLAWD_RQ_NODES + (i))
+
+
+static const ngx_http_clawd_request_extra_t  ngx_http_clawd_request_chat[] = {
+    ngx_http_clawd_request_each(NGX_HTTP_CLAWD_RQ_MESSAGES, MESSAGE),
+    ngx_http_clawd_request_member("content", ngx_http_clawd_request_up(0),
+                                  STEP, STEP),
+    ngx_http_clawd_request_parts(ngx_http_clawd_request_up(1), PART),
+    ngx_http_clawd_request_member("type", ngx_http_clawd_request_up(2),
+                                  CAPTURE, PART_TYPE),
+    ngx_http_clawd_request_member("image_url", ngx_http_clawd_request_up(2),
+                                  CAPTURE|NGX_HTTP_CLAWD_JSON_NO_END, MEDIA),
+    ngx_http_clawd_request_member("url", ngx_http_clawd_request_up(4),
+                                  CAPTURE, MEDIA_URL),
+    ngx_http_clawd_request_member("input_audio", ngx_http_clawd_request_up(2),
+                                  NO_END, MEDIA),
+    ngx_http_clawd_request_member("data", ngx_http_clawd_request_up(6),
+                                  NO_END, AUDIO_DATA)
+};
+
+
+static const ngx_http_clawd_request_extra_t
+    ngx_http_clawd_request_messages[] =
+{
+    ngx_http_clawd_request_each(NGX_HTTP_CLAWD_RQ_MESSAGES, MESSAGE),
+    ngx_http_clawd_request_member("content", ngx_http_clawd_request_up(0),
+                                  STEP, STEP),
+    ngx_http_clawd_request_parts(ngx_http_clawd_request_up(1), PART),
+    ngx_http_clawd_request_member("type", ngx_http_clawd_request_up(2),
+                                  CAPTURE, PART_TYPE),
+    ngx_http_clawd_request_member("source", ngx_http_clawd_request_up(2),
+                                  NO_END, MEDIA),
+    ngx_http_clawd_request_member("type", ngx_http_clawd_request_up(4),
+                                  CAPTURE, SOURCE_TYPE),
+    ngx_http_clawd_request_member("data", ngx_http_clawd_request_up(4),
+                                  NO_END, SOURCE_DATA),
+    ngx_http_clawd_request_member("content", ngx_http_clawd_request_up(2),
+                                  STEP, STEP),
+    ngx_http_clawd_request_parts(ngx_http_clawd_request_up(7), INNER_PART),
+    ngx_http_clawd_request_member("type", ngx_http_clawd_request_up(8),
+                                  CAPTURE, PART_TYPE),
+    ngx_http_clawd_request_member("source", ngx_http_clawd_request_up(8),
+                                  NO_END, MEDIA),
+    ngx_http_clawd_request_member("type", ngx_http_clawd_request_up(10),
+                                  CAPTURE, SOURCE_TYPE),
+    ngx_http_clawd_request_member("data", ngx_http_clawd_request_up(10),
+                                  NO_END, SOURCE_DATA)
+};
+
+
+static const ngx_http_clawd_request_extra_t
+    ngx_http_clawd_request_responses[] =
+{
+    ngx_http_clawd_request_each(NGX_HTTP_CLAWD_RQ_INPUT, MESSAGE),
+    ngx_http_clawd_request_member("content", ngx_http_clawd_request_up(0),
+                                  STEP, STEP),
+    ngx_http_clawd_request_parts(ngx_http_clawd_request_up(1), PART),
+    ngx_http_clawd_request_member("type", ngx_http_clawd_request_up(2),
+                                  CAPTURE, PART_TYPE),
+    ngx_http_clawd_request_member("image_url", ngx_http_clawd_request_up(2),
+                                  CAPTURE|NGX_HTTP_CLAWD_JSON_NO_END, MEDIA),
+    ngx_http_clawd_request_member("output", ngx_http_clawd_request_up(0),
+                                  STEP, STEP),
+    ngx_http_clawd_request_parts(ngx_http_clawd_request_up(5), PART),
+    ngx_http_clawd_request_member("type", ngx_http_clawd_request_up(6),
+                                  CAPTURE, PART_TYPE),
+    ngx_http_clawd_request_member("image_url", ngx_http_clawd_request_up(6),
+                                  CAPTURE|NGX_HTTP_CLAWD_JSON_NO_END, MEDIA)
+};
+
+
+static const ngx_http_clawd_request_extra_t
+    ngx_http_clawd_request_native[] =
+{
+    ngx_http_clawd_request_each(NGX_HTTP_CLAWD_RQ_MESSAGES, MESSAGE),
+    ngx_http_clawd_request_member("images", ngx_http_clawd_request_up(0),
+                                  STEP, STEP),
+    ngx_http_clawd_request_each(ngx_http_clawd_request_up(1), IMAGE),
+    ngx_http_clawd_request_each(NGX_HTTP_CLAWD_RQ_IMAGES, ROOT_IMAGE)
+};
+
+
+/* prompts may be objects with images, which are counted but not set aside */
+
+static const ngx_http_clawd_request_extra_t
+    ngx_http_clawd_request_completions[] =
+{
+    ngx_http_clawd_request_each(NGX_HTTP_CLAWD_RQ_PROMPT, PROMPT_ITEM),
+    ngx_http_clawd_request_member("multimodal_data",
+                                  ngx_http_clawd_request_up(0), STEP, STEP),
+    ngx_http_clawd_request_each(ngx_http_clawd_request_up(1), MEDIA),
+    ngx_http_clawd_request_member("multimodal_data",
+                                  NGX_HTTP_CLAWD_RQ_PROMPT, STEP, STEP),
+    ngx_http_clawd_request_each(ngx_http_clawd_request_up(3), MEDIA)
+};
+
+
+#define ngx_http_clawd_request_extras(name, image)                            \
+    { ngx_http_clawd_request_##name,                                          \
+      sizeof(ngx_http_clawd_request_##name)                                   \
+      / sizeof(ngx_http_clawd_request_extra_t),                               \
+      image, { NULL, 0, 0, 0, 0, { 0 }, { 0 } }, { { { 0, NULL }, 0, 0 } },   \
+      { 0 } }
+
+
+/* in the order of ngx_http_clawd_format_e */
+
+static ngx_http_clawd_request_format_t  ngx_http_clawd_request_formats[] = {
+    { NULL, 0, ngx_null_string, { NULL, 0, 0, 0, 0, { 0 }, { 0 } },
+      { { { 0, NULL }, 0, 0 } }, { 0 } },
+    ngx_http_clawd_request_extras(chat, ngx_string("image_url")),
+    ngx_http_clawd_request_extras(completions, ngx_null_string),
+    ngx_http_clawd_request_extras(responses, ngx_string("input_image")),
+    ngx_http_clawd_request_extras(messages, ngx_string("image")),
+    ngx_http_clawd_request_extras(native, ngx_null_string),
+    { NULL, 0, ngx_null_string, { NULL, 0, 0, 0, 0, { 0 }, { 0 } },
+      { { { 0, NULL }, 0, 0 } }, { 0 } }
+};
+
+
+_Static_assert(NGX_HTTP_CLAWD_RQ_NODES
+               + sizeof(ngx_http_clawd_request_messages)
+                 / sizeof(ngx_http_clawd_request_extra_t)
+               <= NGX_HTTP_CLAWD_JSON_NODES,
+               "the format with the most nodes has room for them");
+
+_Static_assert(sizeof(ngx_http_clawd_request_formats)
+               / sizeof(ngx_http_clawd_request_format_t)
+               == NGX_HTTP_CLAWD_FORMAT_EMBEDDINGS + 1,
+               "every format has its nodes");
 
 _Static_assert(sizeof(ngx_http_clawd_request_nodes)
                == NGX_HTTP_CLAWD_RQ_NODES * sizeof(ngx_http_clawd_json_node_t),
@@ -147,12 +340,24 @@ _Static_assert(NGX_HTTP_CLAWD_REQUEST_EDITS >= NGX_HTTP_CLAWD_REQUEST_FIELDS,
                "every field can be edited");
 
 
+static ngx_http_clawd_request_format_t *ngx_http_clawd_request_format(
+    ngx_http_clawd_format_e format);
 static ngx_int_t ngx_http_clawd_request_refuse(ngx_http_clawd_request_t *rq,
     ngx_http_clawd_error_e error, ngx_uint_t node);
 static ngx_int_t ngx_http_clawd_request_event(ngx_http_clawd_request_t *rq,
     ngx_http_clawd_json_event_e event);
 static void ngx_http_clawd_request_value(ngx_http_clawd_request_t *rq,
     ngx_http_clawd_json_event_e event);
+static void ngx_http_clawd_request_extra(ngx_http_clawd_request_t *rq,
+    ngx_http_clawd_json_event_e event);
+static void ngx_http_clawd_request_part(ngx_http_clawd_request_t *rq,
+    ngx_http_clawd_json_event_e event, ngx_uint_t level);
+static void ngx_http_clawd_request_part_end(ngx_http_clawd_request_t *rq,
+    ngx_uint_t level);
+static void ngx_http_clawd_request_part_type(ngx_http_clawd_request_t *rq,
+    ngx_http_clawd_request_part_t *part);
+static ngx_uint_t ngx_http_clawd_request_text(ngx_http_clawd_json_t *js,
+    const char *text, size_t len);
 static void ngx_http_clawd_request_name(ngx_http_clawd_request_t *rq);
 static ngx_uint_t ngx_http_clawd_request_search(ngx_http_clawd_json_t *js);
 static u_char *ngx_http_clawd_request_space(u_char *p, u_char *last);
@@ -160,13 +365,23 @@ static ngx_int_t ngx_http_clawd_request_model(ngx_http_clawd_request_t *rq);
 static ngx_int_t ngx_http_clawd_request_types(ngx_http_clawd_request_t *rq);
 static ngx_uint_t ngx_http_clawd_request_is(ngx_http_clawd_request_t *rq,
     ngx_uint_t node, ngx_uint_t types);
+static ngx_int_t ngx_http_clawd_request_multipliers(
+    ngx_http_clawd_request_t *rq, int64_t *generations);
 static ngx_int_t ngx_http_clawd_request_policy(ngx_http_clawd_request_t *rq);
 static void ngx_http_clawd_request_usage(ngx_http_clawd_request_t *rq);
 static void ngx_http_clawd_request_cap(ngx_http_clawd_request_t *rq);
+static ngx_uint_t ngx_http_clawd_request_own(ngx_http_clawd_format_e format);
+static int64_t ngx_http_clawd_request_limit(ngx_http_clawd_request_t *rq,
+    ngx_uint_t own);
 static int64_t ngx_http_clawd_request_asked(ngx_http_clawd_request_t *rq,
-    ngx_uint_t node, int64_t limit);
+    ngx_uint_t node);
+static void ngx_http_clawd_request_others(ngx_http_clawd_request_t *rq,
+    ngx_uint_t own, int64_t limit, ngx_str_t *number);
 static void ngx_http_clawd_request_cap_missing(ngx_http_clawd_request_t *rq,
     ngx_uint_t node, ngx_str_t *number);
+static void ngx_http_clawd_request_output(ngx_http_clawd_request_t *rq,
+    int64_t generations);
+static void ngx_http_clawd_request_prompt(ngx_http_clawd_request_t *rq);
 static void ngx_http_clawd_request_replace(ngx_http_clawd_request_t *rq,
     ngx_uint_t node, ngx_str_t *text);
 static void ngx_http_clawd_request_insert(ngx_http_clawd_request_t *rq,
@@ -178,12 +393,17 @@ static void ngx_http_clawd_request_edit(ngx_http_clawd_request_t *rq,
 void
 ngx_http_clawd_request_init(ngx_http_clawd_request_t *rq)
 {
+    ngx_http_clawd_request_format_t  *format;
+
     ngx_memzero(&rq->model, sizeof(ngx_http_clawd_model_t));
     ngx_memzero(rq->fields, sizeof(rq->fields));
 
     rq->stream = 0;
     rq->asked_usage = 0;
     rq->added_usage = 0;
+    rq->output_tokens = -1;
+    rq->prompt_bound = 0;
+    rq->prompt_guess = 0;
 
     rq->error = NGX_HTTP_CLAWD_ERR_NONE;
     ngx_str_null(&rq->param);
@@ -196,8 +416,52 @@ ngx_http_clawd_request_init(ngx_http_clawd_request_t *rq)
     rq->web_search = 0;
     rq->named = 0;
     rq->name_len = 0;
+    rq->chat = 0;
 
-    ngx_http_clawd_json_init(&rq->js, &ngx_http_clawd_request_table);
+    ngx_memzero(rq->parts, sizeof(rq->parts));
+
+    rq->level = 0;
+    rq->prompts = 0;
+    rq->messages = 0;
+    rq->tools = 0;
+    rq->images = 0;
+    rq->aside = 0;
+    rq->root_aside = 0;
+
+    format = ngx_http_clawd_request_format(rq->format);
+
+    rq->kinds = format->kinds;
+
+    ngx_http_clawd_json_init(&rq->js, &format->table);
+}
+
+
+static ngx_http_clawd_request_format_t *
+ngx_http_clawd_request_format(ngx_http_clawd_format_e format)
+{
+    ngx_uint_t                        i, node;
+    ngx_http_clawd_request_format_t  *f;
+
+    f = &ngx_http_clawd_request_formats[format];
+
+    if (f->table.nodes) {
+        return f;
+    }
+
+    ngx_memcpy(f->nodes, ngx_http_clawd_request_nodes,
+               sizeof(ngx_http_clawd_request_nodes));
+
+    for (i = 0; i < f->nextras; i++) {
+        node = NGX_HTTP_CLAWD_RQ_NODES + i;
+
+        f->nodes[node] = f->extras[i].node;
+        f->kinds[node] = (u_char) f->extras[i].kind;
+    }
+
+    f->table.nodes = f->nodes;
+    f->table.nnodes = NGX_HTTP_CLAWD_RQ_NODES + f->nextras;
+
+    return f;
 }
 
 
@@ -266,6 +530,9 @@ ngx_http_clawd_request_event(ngx_http_clawd_request_t *rq,
 
         if (js->node < NGX_HTTP_CLAWD_REQUEST_FIELDS) {
             rq->fields[js->node].end = js->end;
+
+        } else if (js->node >= NGX_HTTP_CLAWD_RQ_NODES) {
+            ngx_http_clawd_request_extra(rq, event);
         }
 
         return NGX_OK;
@@ -315,12 +582,29 @@ ngx_http_clawd_request_value(ngx_http_clawd_request_t *rq,
 
     js = &rq->js;
 
-    if (js->node == NGX_HTTP_CLAWD_RQ_TOOL_TYPE) {
-        rq->web_search |= ngx_http_clawd_request_search(js);
-        return;
-    }
-
     if (js->node >= NGX_HTTP_CLAWD_REQUEST_FIELDS) {
+
+        switch (js->node) {
+
+        case NGX_HTTP_CLAWD_RQ_TOOL:
+            rq->tools++;
+            break;
+
+        case NGX_HTTP_CLAWD_RQ_TOOL_TYPE:
+            rq->web_search |= ngx_http_clawd_request_search(js);
+            break;
+
+        case NGX_HTTP_CLAWD_RQ_MESSAGES:
+            rq->chat = (js->type == NGX_HTTP_CLAWD_JSON_ARRAY);
+            break;
+
+        default:
+
+            if (js->node >= NGX_HTTP_CLAWD_RQ_NODES) {
+                ngx_http_clawd_request_extra(rq, event);
+            }
+        }
+
         return;
     }
 
@@ -351,6 +635,166 @@ ngx_http_clawd_request_value(ngx_http_clawd_request_t *rq,
     if (js->node == NGX_HTTP_CLAWD_RQ_MODEL) {
         ngx_http_clawd_request_name(rq);
     }
+}
+
+
+/*
+ * Counts images, and the bytes of those that are no text for certain.  What is
+ * of an image's place but not of its form counts as both.
+ */
+
+static void
+ngx_http_clawd_request_extra(ngx_http_clawd_request_t *rq,
+    ngx_http_clawd_json_event_e event)
+{
+    off_t                           text;
+    ngx_uint_t                      holds;
+    ngx_http_clawd_json_t          *js;
+    ngx_http_clawd_request_part_t  *part;
+
+    js = &rq->js;
+    part = &rq->parts[rq->level];
+
+    text = (js->type == NGX_HTTP_CLAWD_JSON_STRING) ? js->size : 0;
+    holds = (js->type >= NGX_HTTP_CLAWD_JSON_STRING);
+
+    switch (rq->kinds[js->node]) {
+
+    case NGX_HTTP_CLAWD_RQ_MESSAGE:
+        rq->messages++;
+        break;
+
+    case NGX_HTTP_CLAWD_RQ_PROMPT_ITEM:
+        rq->prompts += holds;
+        break;
+
+    case NGX_HTTP_CLAWD_RQ_PART:
+        ngx_http_clawd_request_part(rq, event, 0);
+        break;
+
+    case NGX_HTTP_CLAWD_RQ_INNER_PART:
+        ngx_http_clawd_request_part(rq, event, 1);
+        break;
+
+    case NGX_HTTP_CLAWD_RQ_PART_TYPE:
+        ngx_http_clawd_request_part_type(rq, part);
+        break;
+
+    case NGX_HTTP_CLAWD_RQ_MEDIA:
+        rq->images += holds;
+        /* fall through */
+
+    case NGX_HTTP_CLAWD_RQ_MEDIA_URL:
+
+        if (text && event == NGX_HTTP_CLAWD_JSON_SCALAR
+            && js->text_len >= 5 && ngx_memcmp(js->text, "data:", 5) == 0)
+        {
+            part->data += text;
+        }
+
+        break;
+
+    case NGX_HTTP_CLAWD_RQ_SOURCE_TYPE:
+        part->base64 = ngx_http_clawd_request_text(js, "base64", 6);
+        break;
+
+    case NGX_HTTP_CLAWD_RQ_SOURCE_DATA:
+        part->data += text;
+        break;
+
+    case NGX_HTTP_CLAWD_RQ_AUDIO_DATA:
+        part->audio += text;
+        break;
+
+    case NGX_HTTP_CLAWD_RQ_IMAGE:
+        rq->images += holds;
+        rq->aside += text;
+        break;
+
+    case NGX_HTTP_CLAWD_RQ_ROOT_IMAGE:
+        rq->images += holds;
+        rq->root_aside += text;
+        break;
+    }
+}
+
+
+static void
+ngx_http_clawd_request_part(ngx_http_clawd_request_t *rq,
+    ngx_http_clawd_json_event_e event, ngx_uint_t level)
+{
+    switch (event) {
+
+    case NGX_HTTP_CLAWD_JSON_BEGIN:
+        rq->level = level;
+        ngx_memzero(&rq->parts[level], sizeof(ngx_http_clawd_request_part_t));
+        break;
+
+    case NGX_HTTP_CLAWD_JSON_END:
+        rq->level = 0;
+        ngx_http_clawd_request_part_end(rq, level);
+        break;
+
+    default:
+        break;
+    }
+}
+
+
+/* only now its type is known, which may stand behind what it is the type of */
+
+static void
+ngx_http_clawd_request_part_end(ngx_http_clawd_request_t *rq,
+    ngx_uint_t level)
+{
+    off_t                           aside;
+    ngx_http_clawd_request_part_t  *part;
+
+    part = &rq->parts[level];
+    aside = 0;
+
+    if (part->image
+        && (part->base64 || rq->format != NGX_HTTP_CLAWD_FORMAT_MESSAGES))
+    {
+        aside = part->data;
+
+    } else if (part->sound) {
+        aside = part->audio - part->audio / NGX_HTTP_CLAWD_AUDIO_BYTES;
+
+    } else if (part->result) {
+        aside = part->inner;
+    }
+
+    if (level) {
+        rq->parts[0].inner += aside;
+
+    } else {
+        rq->aside += aside;
+    }
+}
+
+
+static void
+ngx_http_clawd_request_part_type(ngx_http_clawd_request_t *rq,
+    ngx_http_clawd_request_part_t *part)
+{
+    ngx_str_t  *image;
+
+    image = &ngx_http_clawd_request_formats[rq->format].image;
+
+    part->image = ngx_http_clawd_request_text(&rq->js, (char *) image->data,
+                                              image->len);
+    part->sound = ngx_http_clawd_request_text(&rq->js, "input_audio", 11);
+    part->result = ngx_http_clawd_request_text(&rq->js, "tool_result", 11);
+}
+
+
+static ngx_uint_t
+ngx_http_clawd_request_text(ngx_http_clawd_json_t *js, const char *text,
+    size_t len)
+{
+    return js->type == NGX_HTTP_CLAWD_JSON_STRING && js->text_len == len
+           && ngx_memcmp(js->text, text, len) == 0;
 }
 
 
@@ -418,7 +862,7 @@ ngx_http_clawd_request_refuse(ngx_http_clawd_request_t *rq,
     ngx_http_clawd_error_e error, ngx_uint_t node)
 {
     rq->error = error;
-    rq->param = ngx_http_clawd_request_nodes[node].key;
+    rq->param = rq->js.table->nodes[node].key;
 
     return NGX_ERROR;
 }
@@ -427,6 +871,8 @@ ngx_http_clawd_request_refuse(ngx_http_clawd_request_t *rq,
 ngx_int_t
 ngx_http_clawd_request_end(ngx_http_clawd_request_t *rq)
 {
+    int64_t  generations;
+
     if (rq->error != NGX_HTTP_CLAWD_ERR_NONE) {
         return NGX_ERROR;
     }
@@ -440,6 +886,7 @@ ngx_http_clawd_request_end(ngx_http_clawd_request_t *rq)
 
     if (ngx_http_clawd_request_model(rq) != NGX_OK
         || ngx_http_clawd_request_types(rq) != NGX_OK
+        || ngx_http_clawd_request_multipliers(rq, &generations) != NGX_OK
         || ngx_http_clawd_request_policy(rq) != NGX_OK)
     {
         return NGX_ERROR;
@@ -447,6 +894,8 @@ ngx_http_clawd_request_end(ngx_http_clawd_request_t *rq)
 
     ngx_http_clawd_request_usage(rq);
     ngx_http_clawd_request_cap(rq);
+    ngx_http_clawd_request_output(rq, generations);
+    ngx_http_clawd_request_prompt(rq);
 
     return NGX_OK;
 }
@@ -548,6 +997,45 @@ ngx_http_clawd_request_is(ngx_http_clawd_request_t *rq, ngx_uint_t node,
     ngx_uint_t types)
 {
     return (types & ((ngx_uint_t) 1 << rq->fields[node].type)) != 0;
+}
+
+
+/* null is absent; anything else has to have one meaning to every server */
+
+static ngx_int_t
+ngx_http_clawd_request_multipliers(ngx_http_clawd_request_t *rq,
+    int64_t *generations)
+{
+    ngx_uint_t                       node;
+    ngx_http_clawd_request_field_t  *f;
+
+    *generations = 1;
+
+    if (rq->format == NGX_HTTP_CLAWD_FORMAT_EMBEDDINGS) {
+        return NGX_OK;
+    }
+
+    for (node = NGX_HTTP_CLAWD_RQ_N;
+         node <= NGX_HTTP_CLAWD_RQ_BEST_OF;
+         node++)
+    {
+        f = &rq->fields[node];
+
+        if (f->type == NGX_HTTP_CLAWD_JSON_NULL) {
+            continue;
+        }
+
+        if (f->type != NGX_HTTP_CLAWD_JSON_NUMBER || f->count < 1
+            || f->count > NGX_HTTP_CLAWD_GENERATIONS)
+        {
+            return ngx_http_clawd_request_refuse(rq, NGX_HTTP_CLAWD_ERR_TYPE,
+                                                 node);
+        }
+
+        *generations = ngx_max(*generations, f->count);
+    }
+
+    return NGX_OK;
 }
 
 
@@ -663,79 +1151,234 @@ ngx_http_clawd_request_cap(ngx_http_clawd_request_t *rq)
 {
     int64_t                          limit;
     ngx_str_t                        number;
-    ngx_uint_t                       own, node;
+    ngx_uint_t                       own;
     ngx_http_clawd_request_field_t  *f;
 
-    limit = rq->max_tokens;
+    own = ngx_http_clawd_request_own(rq->format);
 
-    if (limit <= 0) {
+    if (own == NGX_HTTP_CLAWD_RQ_ROOT) {
         return;
     }
 
-    switch (rq->format) {
+    limit = ngx_http_clawd_request_limit(rq, own);
 
-    case NGX_HTTP_CLAWD_FORMAT_CHAT:
-        own = NGX_HTTP_CLAWD_RQ_MAX_TOKENS;
-        limit = ngx_http_clawd_request_asked(rq,
-                                      NGX_HTTP_CLAWD_RQ_MAX_COMPLETION_TOKENS,
-                                      limit);
-        break;
-
-    case NGX_HTTP_CLAWD_FORMAT_COMPLETIONS:
-    case NGX_HTTP_CLAWD_FORMAT_MESSAGES:
-        own = NGX_HTTP_CLAWD_RQ_MAX_TOKENS;
-        break;
-
-    case NGX_HTTP_CLAWD_FORMAT_RESPONSES:
-        own = NGX_HTTP_CLAWD_RQ_MAX_OUTPUT_TOKENS;
-        break;
-
-    case NGX_HTTP_CLAWD_FORMAT_NATIVE:
-        own = NGX_HTTP_CLAWD_RQ_NUM_PREDICT;
-        break;
-
-    default:
+    if (limit == 0) {
         return;
     }
 
-    limit = ngx_http_clawd_request_asked(rq, own, limit);
+    rq->output_tokens = limit;
 
     number.data = rq->number;
     number.len = ngx_http_clawd_number(rq->number, limit) - rq->number;
 
-    if (!rq->fields[own].seen) {
-        ngx_http_clawd_request_cap_missing(rq, own, &number);
+    f = &rq->fields[own];
 
-    } else if (rq->fields[own].count != limit) {
-        ngx_http_clawd_request_replace(rq, own, &number);
+    if (rq->max_tokens > 0 || rq->default_tokens > 0) {
+
+        if (!f->seen) {
+            ngx_http_clawd_request_cap_missing(rq, own, &number);
+
+        } else if (f->count != limit) {
+            ngx_http_clawd_request_replace(rq, own, &number);
+        }
     }
 
-    for (node = NGX_HTTP_CLAWD_RQ_MAX_TOKENS;
-         node <= NGX_HTTP_CLAWD_RQ_N_PREDICT;
-         node++)
-    {
-        f = &rq->fields[node];
+    ngx_http_clawd_request_others(rq, own, limit, &number);
+}
 
-        if (node != own && f->type == NGX_HTTP_CLAWD_JSON_NUMBER
-            && (f->count < 1 || f->count > rq->max_tokens))
-        {
-            ngx_http_clawd_request_replace(rq, node, &number);
-        }
+
+static ngx_uint_t
+ngx_http_clawd_request_own(ngx_http_clawd_format_e format)
+{
+    switch (format) {
+
+    case NGX_HTTP_CLAWD_FORMAT_CHAT:
+    case NGX_HTTP_CLAWD_FORMAT_COMPLETIONS:
+    case NGX_HTTP_CLAWD_FORMAT_MESSAGES:
+        return NGX_HTTP_CLAWD_RQ_MAX_TOKENS;
+
+    case NGX_HTTP_CLAWD_FORMAT_RESPONSES:
+        return NGX_HTTP_CLAWD_RQ_MAX_OUTPUT_TOKENS;
+
+    case NGX_HTTP_CLAWD_FORMAT_NATIVE:
+        return NGX_HTTP_CLAWD_RQ_NUM_PREDICT;
+
+    default:
+        return NGX_HTTP_CLAWD_RQ_ROOT;
     }
 }
 
 
-/* the smaller of the limit and what the field asks for, if that is usable */
+/* what the format's own field has to say, or 0 when nothing bounds it */
 
 static int64_t
-ngx_http_clawd_request_asked(ngx_http_clawd_request_t *rq, ngx_uint_t node,
-    int64_t limit)
+ngx_http_clawd_request_limit(ngx_http_clawd_request_t *rq, ngx_uint_t own)
+{
+    int64_t  limit, other;
+
+    limit = ngx_http_clawd_request_asked(rq, own);
+
+    /* uncapped it stays beside the own one, whose reader it does not bind */
+
+    if (rq->format == NGX_HTTP_CLAWD_FORMAT_CHAT
+        && (rq->max_tokens > 0 || rq->default_tokens > 0))
+    {
+        other = ngx_http_clawd_request_asked(rq,
+                                     NGX_HTTP_CLAWD_RQ_MAX_COMPLETION_TOKENS);
+
+        if (other && (limit == 0 || other < limit)) {
+            limit = other;
+        }
+    }
+
+    if (limit == 0) {
+        limit = ngx_max(rq->default_tokens, 0);
+    }
+
+    if (rq->max_tokens > 0 && (limit == 0 || limit > rq->max_tokens)) {
+        limit = rq->max_tokens;
+    }
+
+    return limit;
+}
+
+
+/* the limit that a field asks for, or 0 when it is of no use */
+
+static int64_t
+ngx_http_clawd_request_asked(ngx_http_clawd_request_t *rq, ngx_uint_t node)
 {
     int64_t  count;
 
     count = rq->fields[node].count;
 
-    return (count >= 1 && count < limit) ? count : limit;
+    if (count > NGX_HTTP_CLAWD_ABSURD_TOKENS
+        && (rq->default_tokens > 0 || rq->max_tokens <= 0))
+    {
+        return 0;
+    }
+
+    return ngx_max(count, 0);
+}
+
+
+/*
+ * Makes the other limits say no more than they may, or the output, which is
+ * unknown then, as large as the largest of them.
+ */
+
+static void
+ngx_http_clawd_request_others(ngx_http_clawd_request_t *rq, ngx_uint_t own,
+    int64_t limit, ngx_str_t *number)
+{
+    int64_t                          most;
+    ngx_uint_t                       i, capped;
+    ngx_http_clawd_request_field_t  *f;
+
+    static const ngx_uint_t  nodes[] = {
+        NGX_HTTP_CLAWD_RQ_MAX_TOKENS,
+        NGX_HTTP_CLAWD_RQ_MAX_COMPLETION_TOKENS,
+        NGX_HTTP_CLAWD_RQ_MAX_OUTPUT_TOKENS,
+        NGX_HTTP_CLAWD_RQ_N_PREDICT,
+        NGX_HTTP_CLAWD_RQ_NUM_PREDICT
+    };
+
+    capped = (rq->max_tokens > 0 || rq->default_tokens > 0);
+
+    most = (rq->default_tokens > 0) ? limit
+           : capped ? rq->max_tokens : NGX_HTTP_CLAWD_ABSURD_TOKENS;
+
+    for (i = 0; i < sizeof(nodes) / sizeof(nodes[0]); i++) {
+        f = &rq->fields[nodes[i]];
+
+        if (nodes[i] == own || f->type != NGX_HTTP_CLAWD_JSON_NUMBER) {
+            continue;
+        }
+
+        if (f->count >= 1 && f->count <= most) {
+            rq->output_tokens = ngx_max(rq->output_tokens, f->count);
+
+        } else if (capped) {
+            ngx_http_clawd_request_replace(rq, nodes[i], number);
+
+        } else {
+            rq->output_tokens = -1;
+            return;
+        }
+    }
+}
+
+
+static void
+ngx_http_clawd_request_output(ngx_http_clawd_request_t *rq,
+    int64_t generations)
+{
+    int64_t  prompts;
+
+    if (rq->format == NGX_HTTP_CLAWD_FORMAT_EMBEDDINGS) {
+        rq->output_tokens = 0;
+        return;
+    }
+
+    if (rq->output_tokens < 0) {
+        return;
+    }
+
+    prompts = ngx_max(rq->prompts, 1);
+
+    if (rq->output_tokens
+        > NGX_HTTP_CLAWD_OUTPUT_TOKENS / generations / prompts)
+    {
+        rq->output_tokens = NGX_HTTP_CLAWD_OUTPUT_TOKENS;
+        return;
+    }
+
+    rq->output_tokens *= generations * prompts;
+}
+
+
+/*
+ * A token is at least a byte of text, and JSON only adds to the bytes of a
+ * text.  What else makes tokens has its constant.
+ */
+
+static void
+ngx_http_clawd_request_prompt(ngx_http_clawd_request_t *rq)
+{
+    off_t                            bytes;
+    ngx_uint_t                       node;
+    ngx_http_clawd_request_field_t  *f;
+
+    bytes = rq->fields[NGX_HTTP_CLAWD_RQ_ROOT].end - rq->aside;
+
+    if (!rq->chat) {
+        bytes -= rq->root_aside;
+    }
+
+    rq->prompt_guess = bytes / 4 + rq->images * NGX_HTTP_CLAWD_IMAGE_GUESS;
+
+    rq->prompt_bound = bytes + rq->images * NGX_HTTP_CLAWD_IMAGE_TOKENS
+                       + ngx_max(rq->prompts, 1)
+                         * NGX_HTTP_CLAWD_TEMPLATE_TOKENS
+                       + rq->messages * NGX_HTTP_CLAWD_MESSAGE_TOKENS
+                       + rq->tools * NGX_HTTP_CLAWD_TOOL_TOKENS;
+
+    if (rq->tools) {
+        rq->prompt_bound += NGX_HTTP_CLAWD_TOOLS_TOKENS;
+    }
+
+    for (node = NGX_HTTP_CLAWD_RQ_TEMPLATE;
+         node <= NGX_HTTP_CLAWD_RQ_CHAT_TEMPLATE;
+         node++)
+    {
+        f = &rq->fields[node];
+
+        /* an empty one is as good as none */
+
+        if (f->type == NGX_HTTP_CLAWD_JSON_STRING && f->end - f->start > 2) {
+            rq->prompt_bound += NGX_HTTP_CLAWD_OVERRIDE_TOKENS;
+        }
+    }
 }
 
 

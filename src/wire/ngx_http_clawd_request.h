@@ -22,8 +22,39 @@
 #pragma GCC visibility push(hidden)
 
 
-#define NGX_HTTP_CLAWD_REQUEST_EDITS   24
-#define NGX_HTTP_CLAWD_REQUEST_FIELDS  24
+#define NGX_HTTP_CLAWD_REQUEST_EDITS   30
+#define NGX_HTTP_CLAWD_REQUEST_FIELDS  29
+
+/*
+ * What one image may cost.  Encoders end at 576 tokens (llava), 256 (gemma 3),
+ * 2880 (llava-next), 3328 (internvl), 4096 (qwen2.5-vl as llama.cpp and Ollama
+ * bound it), 4160 (pixtral) and 6404 (llama 3.2 vision, 4 tiles of 1601).
+ */
+#define NGX_HTTP_CLAWD_IMAGE_TOKENS    8192
+
+/* what an image costs in the middle */
+#define NGX_HTTP_CLAWD_IMAGE_GUESS     300
+
+/* a token of sound has at least so many bytes of base64 at 8 kbit/s */
+#define NGX_HTTP_CLAWD_AUDIO_BYTES     16
+
+/* what a chat template adds: to a prompt, a message, a tool, and to any tools */
+#define NGX_HTTP_CLAWD_TEMPLATE_TOKENS  128
+#define NGX_HTTP_CLAWD_MESSAGE_TOKENS   8
+#define NGX_HTTP_CLAWD_TOOL_TOKENS      64
+#define NGX_HTTP_CLAWD_TOOLS_TOKENS     512
+
+/* a template of the client's may repeat the prompt: a whole context */
+#define NGX_HTTP_CLAWD_OVERRIDE_TOKENS  1048576
+
+/* larger than what any client can mean */
+#define NGX_HTTP_CLAWD_ABSURD_TOKENS    1000000000
+
+/* generations that one request may ask for */
+#define NGX_HTTP_CLAWD_GENERATIONS      1024
+
+/* no estimate is larger: it is exact as a floating point number too */
+#define NGX_HTTP_CLAWD_OUTPUT_TOKENS    ((int64_t) 1 << 53)
 
 
 /* replace start .. end of the body by text; start == end inserts */
@@ -47,12 +78,29 @@ typedef struct {
 } ngx_http_clawd_request_field_t;
 
 
+/* an element of a message's content, until its end shows what it is */
+
+typedef struct {
+    off_t                    data;         /* bytes of an image's text */
+    off_t                    audio;
+    off_t                    inner;        /* of images in a tool's result */
+    unsigned                 image:1;      /* its type is the format's own */
+    unsigned                 sound:1;
+    unsigned                 result:1;
+    unsigned                 base64:1;     /* of a source: it holds data */
+} ngx_http_clawd_request_part_t;
+
+
 typedef struct {
     /* set by the caller */
 
     ngx_http_clawd_format_e  format;
     int64_t                  max_tokens;   /* cap on the output, at most
                                               2^53; 0 = none */
+    int64_t                  default_tokens;
+                                           /* output of a request that asks for
+                                              no usable limit, at most 2^53;
+                                              0 = none */
     unsigned                 native:1;     /* an /api/ endpoint */
     unsigned                 admin:1;      /* may keep keep_alive, options… */
 
@@ -62,6 +110,12 @@ typedef struct {
     unsigned                 stream:1;       /* "stream":true */
     unsigned                 asked_usage:1;  /* include_usage was true */
     unsigned                 added_usage:1;  /* an edit asks for it */
+
+    int64_t                  output_tokens;  /* upper bound of all generations
+                                                after the edits; -1: none, 0 of
+                                                embeddings */
+    int64_t                  prompt_bound;   /* upper bound of the prompt */
+    int64_t                  prompt_guess;   /* what it is likely to be */
 
     /* why the body was refused */
 
@@ -83,6 +137,17 @@ typedef struct {
     unsigned                 done:1;       /* the root has ended */
     unsigned                 web_search:1; /* a tool of the upstream's own */
     unsigned                 named:1;      /* the model is a usable text */
+    unsigned                 chat:1;       /* messages is an array */
+
+    const u_char            *kinds;        /* of nodes of the format alone */
+    ngx_http_clawd_request_part_t  parts[2];
+    ngx_uint_t               level;        /* the part that is open */
+    int64_t                  prompts;
+    int64_t                  messages;
+    int64_t                  tools;
+    int64_t                  images;
+    off_t                    aside;        /* bytes that are no text */
+    off_t                    root_aside;   /* …if the body is no chat */
 
     size_t                   name_len;
     u_char                   name[NGX_HTTP_CLAWD_JSON_TEXT + 2];
@@ -94,8 +159,8 @@ typedef struct {
 
 
 /*
- * Prepares the reading of one body.  Format, max_tokens, native and admin are
- * set by then.  Cannot fail.
+ * Prepares the reading of one body.  Format, max_tokens, default_tokens,
+ * native and admin are set by then.  Cannot fail.
  */
 void ngx_http_clawd_request_init(ngx_http_clawd_request_t *rq);
 

@@ -39,6 +39,7 @@ typedef struct {
     int64_t                  cap;
     int                      native;
     int                      admin;
+    int64_t                  unset;        /* the cap of who asks for none */
 } setup_t;
 
 
@@ -50,24 +51,28 @@ typedef struct {
     char                     label[NGX_HTTP_CLAWD_MODEL_LEN + 1];
     unsigned                 flags;
     ngx_uint_t               nedits;
+    int64_t                  output;
+    int64_t                  bound;
+    int64_t                  guess;
     size_t                   len;
     u_char                   out[OUT_MAX];
 } result_t;
 
 
-static const setup_t  chat = { CHAT, 0, 0, 0 };
-static const setup_t  chat_cap = { CHAT, 100, 0, 0 };
-static const setup_t  completions = { COMPLETIONS, 0, 0, 0 };
-static const setup_t  completions_cap = { COMPLETIONS, 100, 0, 0 };
-static const setup_t  responses = { RESPONSES, 0, 0, 0 };
-static const setup_t  responses_cap = { RESPONSES, 100, 0, 0 };
-static const setup_t  messages = { MESSAGES, 0, 0, 0 };
-static const setup_t  messages_cap = { MESSAGES, 100, 0, 0 };
-static const setup_t  native = { NATIVE, 0, 1, 0 };
-static const setup_t  native_cap = { NATIVE, 100, 1, 0 };
-static const setup_t  native_admin = { NATIVE, 0, 1, 1 };
-static const setup_t  embed = { EMBEDDINGS, 100, 1, 0 };
-static const setup_t  embeddings = { EMBEDDINGS, 100, 0, 0 };
+static const setup_t  chat = { CHAT, 0, 0, 0, 0 };
+static const setup_t  chat_cap = { CHAT, 100, 0, 0, 0 };
+static const setup_t  chat_default = { CHAT, 0, 0, 0, 40 };
+static const setup_t  completions = { COMPLETIONS, 0, 0, 0, 0 };
+static const setup_t  completions_cap = { COMPLETIONS, 100, 0, 0, 0 };
+static const setup_t  responses = { RESPONSES, 0, 0, 0, 0 };
+static const setup_t  responses_cap = { RESPONSES, 100, 0, 0, 0 };
+static const setup_t  messages = { MESSAGES, 0, 0, 0, 0 };
+static const setup_t  messages_cap = { MESSAGES, 100, 0, 0, 0 };
+static const setup_t  native = { NATIVE, 0, 1, 0, 0 };
+static const setup_t  native_cap = { NATIVE, 100, 1, 0, 0 };
+static const setup_t  native_admin = { NATIVE, 0, 1, 1, 0 };
+static const setup_t  embed = { EMBEDDINGS, 100, 1, 0, 0 };
+static const setup_t  embeddings = { EMBEDDINGS, 100, 0, 0, 0 };
 
 
 static uint32_t  seed = 20;
@@ -132,6 +137,7 @@ run(const setup_t *s, const char *body, size_t len, size_t step, size_t cut,
 
     rq->format = s->format;
     rq->max_tokens = s->cap;
+    rq->default_tokens = s->unset;
     rq->native = s->native;
     rq->admin = s->admin;
 
@@ -164,6 +170,9 @@ run(const setup_t *s, const char *body, size_t len, size_t step, size_t cut,
 
         r->flags = rq->stream | rq->asked_usage << 1 | rq->added_usage << 2;
         r->nedits = rq->nedits;
+        r->output = rq->output_tokens;
+        r->bound = rq->prompt_bound;
+        r->guess = rq->prompt_guess;
 
         dst = r->out;
         edit = 0;
@@ -221,61 +230,179 @@ plain(json_t *v, int64_t max)
 }
 
 
+static const char  *limits[] = {
+    "max_tokens", "max_completion_tokens", "max_output_tokens", "n_predict",
+    "num_predict"
+};
+
+
+/* the object that holds limit i, or NULL */
+
+static json_t *
+tree_holder(json_t *root, size_t i)
+{
+    return i < 4 ? root : json_object_get(root, "options");
+}
+
+
+static size_t
+tree_own(const setup_t *s)
+{
+    return s->format == RESPONSES ? 2 : s->format == NATIVE ? 4 : 0;
+}
+
+
+static int64_t
+tree_default(const setup_t *s)
+{
+    if (s->cap && s->unset) {
+        return s->cap < s->unset ? s->cap : s->unset;
+    }
+
+    return s->cap ? s->cap : s->unset;
+}
+
+
 static void
 tree_cap(const setup_t *s, json_t *root)
 {
-    json_t      *own, *v, *obj;
-    size_t       i;
-    int64_t      limit;
-    const char  *key;
+    json_t  *own, *v, *obj;
+    size_t   i;
+    int64_t  limit, absurd;
 
-    static const char  *keys[] = {
-        "max_tokens", "max_completion_tokens", "max_output_tokens",
-        "n_predict"
-    };
-
-    if (s->cap == 0 || s->format == EMBEDDINGS) {
+    if ((s->cap == 0 && s->unset == 0) || s->format == EMBEDDINGS) {
         return;
     }
 
-    obj = root;
-    key = "max_tokens";
+    obj = tree_holder(root, tree_own(s));
 
-    if (s->format == RESPONSES) {
-        key = "max_output_tokens";
-
-    } else if (s->format == NATIVE) {
-        key = "num_predict";
-        obj = json_object_get(root, "options");
-
-        if (!json_is_object(obj)) {
-            obj = json_object();
-            json_object_set_new(root, "options", obj);
-        }
+    if (!json_is_object(obj)) {
+        obj = json_object();
+        json_object_set_new(root, "options", obj);
     }
 
-    limit = s->cap;
-    own = json_object_get(obj, key);
+    absurd = s->unset ? 1000000000 : (int64_t) 1 << 53;
+    limit = INT64_MAX;
+    own = json_object_get(obj, limits[tree_own(s)]);
 
-    if (plain(own, limit)) {
+    if (plain(own, absurd)) {
         limit = json_integer_value(own);
     }
 
     v = json_object_get(root, "max_completion_tokens");
 
-    if (s->format == CHAT && plain(v, limit)) {
+    if (s->format == CHAT && plain(v, absurd)
+        && json_integer_value(v) < limit)
+    {
         limit = json_integer_value(v);
     }
 
-    json_object_set_new(obj, key, json_integer(limit));
+    if (limit == INT64_MAX) {
+        limit = tree_default(s);
+    }
 
-    for (i = 0; i < 4; i++) {
-        v = json_object_get(root, keys[i]);
+    if (s->cap && limit > s->cap) {
+        limit = s->cap;
+    }
 
-        if (v && !json_is_null(v) && !plain(v, s->cap)) {
-            json_object_set_new(root, keys[i], json_integer(limit));
+    json_object_set_new(obj, limits[tree_own(s)], json_integer(limit));
+
+    for (i = 0; i < 5; i++) {
+        obj = tree_holder(root, i);
+        v = json_object_get(obj, limits[i]);
+
+        if (v && !json_is_null(v) && !plain(v, s->unset ? limit : s->cap)) {
+            json_object_set_new(obj, limits[i], json_integer(limit));
         }
     }
+}
+
+
+/* of the edited tree, whichever field its reader looks at */
+
+static int64_t
+tree_output(const setup_t *s, json_t *root)
+{
+    json_t  *v, *prompt;
+    size_t   i;
+    int64_t  most, n, prompts;
+
+    static const char  *keys[] = { "n", "best_of", "n_cmpl" };
+
+    if (s->format == EMBEDDINGS) {
+        return 0;
+    }
+
+    v = json_object_get(tree_holder(root, tree_own(s)), limits[tree_own(s)]);
+
+    if (!plain(v, (int64_t) 1 << 53)) {
+        return -1;
+    }
+
+    most = 0;
+
+    for (i = 0; i < 5; i++) {
+        v = json_object_get(tree_holder(root, i), limits[i]);
+
+        if (v == NULL || json_is_null(v)) {
+            continue;
+        }
+
+        if (!plain(v, (s->cap || s->unset) ? (int64_t) 1 << 53 : 1000000000))
+        {
+            return -1;
+        }
+
+        most = json_integer_value(v) > most ? json_integer_value(v) : most;
+    }
+
+    n = 1;
+
+    for (i = 0; i < 3; i++) {
+        v = json_object_get(root, keys[i]);
+        n = json_integer_value(v) > n ? json_integer_value(v) : n;
+    }
+
+    prompts = 0;
+    prompt = json_object_get(root, "prompt");
+
+    if (s->format == COMPLETIONS) {
+        json_array_foreach(prompt, i, v) {
+            prompts += json_is_string(v) || json_is_array(v)
+                       || json_is_object(v);
+        }
+    }
+
+    return most * n * (prompts ? prompts : 1);
+}
+
+
+/* bytes of all texts, without those of values under the keys of images */
+
+static size_t
+tree_text(json_t *v)
+{
+    size_t       i, len;
+    json_t      *child;
+    const char  *key;
+
+    len = json_is_string(v) ? json_string_length(v) : 0;
+
+    json_array_foreach(v, i, child) {
+        len += tree_text(child);
+    }
+
+    json_object_foreach(v, key, child) {
+        len += strlen(key);
+
+        if (strcmp(key, "images") && strcmp(key, "image_url")
+            && strcmp(key, "source") && strcmp(key, "input_audio"))
+        {
+            len += tree_text(child);
+        }
+    }
+
+    return len;
 }
 
 
@@ -350,6 +477,10 @@ check_tree(const setup_t *s, const char *body, size_t len, result_t *r)
         fail_msg("not the expected tree: %.*s", (int) r->len, r->out);
     }
 
+    assert_int_equal(r->output, tree_output(s, after));
+    assert_true(r->bound >= (int64_t) tree_text(before));
+    assert_true(r->guess >= 0 && r->guess <= r->bound);
+
     json_decref(before);
     json_decref(after);
 }
@@ -358,7 +489,7 @@ check_tree(const setup_t *s, const char *body, size_t len, result_t *r)
 /* what was edited is read again without further edits, as the same model */
 
 static void
-check_again(const setup_t *s, result_t *r)
+check_again(const setup_t *s, size_t len, result_t *r)
 {
     result_t  again;
 
@@ -368,6 +499,11 @@ check_again(const setup_t *s, result_t *r)
     assert_int_equal(again.nedits, 0);
     assert_string_equal(again.sent, r->sent);
     assert_string_equal(again.label, r->label);
+
+    /* what an edit adds are bytes of the body, and nothing else */
+
+    assert_int_equal(again.output, r->output);
+    assert_int_equal(again.bound - r->bound, (int64_t) r->len - (int64_t) len);
 }
 
 
@@ -385,7 +521,7 @@ accept_raw(const setup_t *s, const char *body, size_t len,
         fail_msg("\n is: %.*s\nnot: %s", (int) r->len, r->out, expected);
     }
 
-    check_again(s, r);
+    check_again(s, len, r);
 }
 
 
@@ -396,6 +532,21 @@ accepts(const setup_t *s, const char *body, const char *expected)
 
     accept_raw(s, body, strlen(body), expected, &r);
     check_tree(s, body, strlen(body), &r);
+}
+
+
+static void
+gives(const setup_t *s, const char *body, const char *expected,
+    int64_t output)
+{
+    result_t  r;
+
+    accept_raw(s, body, strlen(body), expected, &r);
+
+    if (r.output != output) {
+        fail_msg("output %d instead of %d: %s", (int) r.output, (int) output,
+                 body);
+    }
 }
 
 
@@ -1050,7 +1201,7 @@ test_c65_cap_odd_numbers(void **state)
 static void
 test_c65_cap_other_formats(void **state)
 {
-    setup_t  large = { CHAT, (int64_t) 1 << 53, 0, 0 };
+    setup_t  large = { CHAT, (int64_t) 1 << 53, 0, 0, 0 };
 
     accepts(&completions_cap, "{\"model\":\"a\",\"n_predict\":500}",
             "{\"max_tokens\":100,\"model\":\"a\",\"n_predict\":100}");
@@ -1067,6 +1218,476 @@ test_c65_cap_other_formats(void **state)
 
     keeps(&embed, "{\"model\":\"a\",\"input\":\"x\"}");
     keeps(&embeddings, "{\"model\":\"a\",\"input\":\"x\"}");
+}
+
+
+/* a limit for who asks for none; unlike the cap it clamps nobody who does */
+
+static void
+test_default_chat(void **state)
+{
+    size_t    i;
+    char      body[256], expected[256];
+
+    static const char  *useless[] = {
+        "null", "0", "-1", "1.5", "1e3", "1000000001", "1e18",
+        "1000000000000000000", "99999999999999999999"
+    };
+
+    accepts(&chat_default, "{\"model\":\"a\"}",
+            "{\"max_tokens\":40,\"model\":\"a\"}");
+
+    for (i = 0; i < sizeof(useless) / sizeof(useless[0]); i++) {
+        sprintf(body, "{\"model\":\"a\",\"max_tokens\":%s}", useless[i]);
+        gives(&chat_default, body, "{\"model\":\"a\",\"max_tokens\":40}", 40);
+
+        sprintf(body, "{\"model\":\"a\",\"max_tokens\":7,"
+                      "\"max_completion_tokens\":%s}", useless[i]);
+        sprintf(expected, "{\"model\":\"a\",\"max_tokens\":7,"
+                          "\"max_completion_tokens\":%s}", i ? "7" : "null");
+        gives(&chat_default, body, expected, 7);
+    }
+
+    refuses(&chat_default, "{\"model\":\"a\",\"max_tokens\":\"5\"}",
+            NGX_HTTP_CLAWD_ERR_TYPE, "max_tokens");
+
+    keeps(&chat_default, "{\"model\":\"a\",\"max_tokens\":41}");
+    keeps(&chat_default, "{\"model\":\"a\",\"max_tokens\":1000000000}");
+    keeps(&chat_default, "{\"model\":\"a\",\"max_tokens\":1}");
+
+    /* no reader of another field gets more than the format's own one */
+
+    accepts(&chat_default,
+            "{\"model\":\"a\",\"max_tokens\":500,\"n_predict\":501,"
+            "\"max_output_tokens\":500,\"max_completion_tokens\":600,"
+            "\"options\":{\"num_predict\":-1}}",
+            "{\"model\":\"a\",\"max_tokens\":500,\"n_predict\":500,"
+            "\"max_output_tokens\":500,\"max_completion_tokens\":500,"
+            "\"options\":{\"num_predict\":500}}");
+    accepts(&chat_default,
+            "{\"model\":\"a\",\"max_tokens\":500,"
+            "\"max_completion_tokens\":50}",
+            "{\"model\":\"a\",\"max_tokens\":50,"
+            "\"max_completion_tokens\":50}");
+    accepts(&chat_default, "{\"model\":\"a\",\"max_completion_tokens\":50}",
+            "{\"max_tokens\":50,\"model\":\"a\","
+            "\"max_completion_tokens\":50}");
+}
+
+
+static void
+test_default_other_formats(void **state)
+{
+    static const setup_t  completions_default = { COMPLETIONS, 0, 0, 0, 40 };
+    static const setup_t  responses_default = { RESPONSES, 0, 0, 0, 40 };
+    static const setup_t  messages_default = { MESSAGES, 0, 0, 0, 40 };
+    static const setup_t  native_default = { NATIVE, 0, 1, 0, 40 };
+    static const setup_t  embed_default = { EMBEDDINGS, 0, 1, 0, 40 };
+
+    gives(&completions_default, "{\"model\":\"a\"}",
+          "{\"max_tokens\":40,\"model\":\"a\"}", 40);
+    gives(&responses_default, "{\"model\":\"a\",\"max_output_tokens\":-1}",
+          "{\"model\":\"a\",\"max_output_tokens\":40}", 40);
+    gives(&messages_default, "{\"model\":\"a\",\"max_tokens\":0}",
+          "{\"model\":\"a\",\"max_tokens\":40}", 40);
+    gives(&native_default, "{\"model\":\"a\"}",
+          "{\"options\":{\"num_predict\":40},\"model\":\"a\"}", 40);
+    gives(&native_default,
+          "{\"model\":\"a\",\"options\":{\"num_predict\":-2},"
+          "\"max_tokens\":41}",
+          "{\"model\":\"a\",\"options\":{\"num_predict\":40},"
+          "\"max_tokens\":40}", 40);
+    gives(&native_default,
+          "{\"model\":\"a\",\"options\":{\"num_predict\":400}}",
+          "{\"model\":\"a\",\"options\":{\"num_predict\":400}}", 400);
+    gives(&embed_default, "{\"model\":\"a\",\"n\":\"x\"}",
+          "{\"model\":\"a\",\"n\":\"x\"}", 0);
+}
+
+
+static void
+test_default_and_cap(void **state)
+{
+    static const setup_t  both = { CHAT, 100, 0, 0, 40 };
+    static const setup_t  smaller = { CHAT, 30, 0, 0, 40 };
+
+    gives(&both, "{\"model\":\"a\"}", "{\"max_tokens\":40,\"model\":\"a\"}",
+          40);
+    gives(&both, "{\"model\":\"a\",\"max_tokens\":90}",
+          "{\"model\":\"a\",\"max_tokens\":90}", 90);
+    gives(&both, "{\"model\":\"a\",\"max_tokens\":101}",
+          "{\"model\":\"a\",\"max_tokens\":100}", 100);
+    gives(&both, "{\"model\":\"a\",\"max_tokens\":5000000000}",
+          "{\"model\":\"a\",\"max_tokens\":40}", 40);
+    gives(&both, "{\"model\":\"a\",\"max_tokens\":10,\"n_predict\":90}",
+          "{\"model\":\"a\",\"max_tokens\":10,\"n_predict\":10}", 10);
+    gives(&smaller, "{\"model\":\"a\"}",
+          "{\"max_tokens\":30,\"model\":\"a\"}", 30);
+    gives(&smaller, "{\"model\":\"a\",\"max_tokens\":35}",
+          "{\"model\":\"a\",\"max_tokens\":30}", 30);
+}
+
+
+static void
+test_output_without_a_limit(void **state)
+{
+    static const struct {
+        const char  *body;
+        int64_t      output;
+    } cases[] = {
+        { "{\"model\":\"a\"}", -1 },
+        { "{\"model\":\"a\",\"max_tokens\":null}", -1 },
+        { "{\"model\":\"a\",\"max_tokens\":-1}", -1 },
+        { "{\"model\":\"a\",\"max_tokens\":1000000001}", -1 },
+        { "{\"model\":\"a\",\"max_completion_tokens\":5}", -1 },
+        { "{\"model\":\"a\",\"max_tokens\":5}", 5 },
+        { "{\"model\":\"a\",\"max_tokens\":5,\"n_predict\":9}", 9 },
+        { "{\"model\":\"a\",\"max_tokens\":5,\"n_predict\":-1}", -1 },
+        { "{\"model\":\"a\",\"max_tokens\":5,\"n\":3}", 15 }
+    };
+
+    size_t  i;
+
+    for (i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        gives(&chat, cases[i].body, cases[i].body, cases[i].output);
+    }
+
+    /* a limit that stays below the cap may be the one that is read */
+
+    gives(&chat_cap, "{\"model\":\"a\",\"max_tokens\":5,\"n_predict\":90}",
+          "{\"model\":\"a\",\"max_tokens\":5,\"n_predict\":90}", 90);
+}
+
+
+static void
+test_output_multipliers(void **state)
+{
+    size_t  i, k;
+    char    body[256];
+
+    static const char  *keys[] = { "n", "best_of", "n_cmpl" };
+    static const char  *refused[] = {
+        "0", "-1", "1025", "1.0", "1e2", "\"5\"", "true", "[]", "{}",
+        "9007199254740993", "1000000000000000000"
+    };
+
+    for (k = 0; k < 3; k++) {
+        for (i = 0; i < sizeof(refused) / sizeof(refused[0]); i++) {
+            sprintf(body, "{\"model\":\"a\",\"%s\":%s}", keys[k], refused[i]);
+            refuses(&chat, body, NGX_HTTP_CLAWD_ERR_TYPE, keys[k]);
+        }
+
+        sprintf(body, "{\"model\":\"a\",\"max_tokens\":10,\"%s\":null}",
+                keys[k]);
+        gives(&chat, body, body, 10);
+
+        sprintf(body, "{\"model\":\"a\",\"max_tokens\":10,\"%s\":1024}",
+                keys[k]);
+        gives(&chat, body, body, 10240);
+    }
+
+    refuses(&native, "{\"model\":\"a\",\"N\":5}",
+            NGX_HTTP_CLAWD_ERR_DUPLICATE, "n");
+    refuses(&chat, "{\"model\":\"a\",\"n\":1,\"n\":5}",
+            NGX_HTTP_CLAWD_ERR_DUPLICATE, "n");
+
+    gives(&completions_cap,
+          "{\"max_tokens\":2,\"model\":\"a\",\"n\":3,\"best_of\":5}",
+          "{\"max_tokens\":2,\"model\":\"a\",\"n\":3,\"best_of\":5}", 10);
+}
+
+
+static void
+test_output_of_prompts(void **state)
+{
+    static const struct {
+        const char  *prompt;
+        int64_t      output;
+    } cases[] = {
+        { "\"x\"", 100 },
+        { "null", 100 },
+        { "[]", 100 },
+        { "[\"x\"]", 100 },
+        { "[\"x\",\"y\",\"\"]", 300 },
+        { "[1,2,3]", 100 },
+        { "[[1,2],[3]]", 200 },
+        { "[[1,2],\"x\",{\"prompt_string\":\"y\"}]", 300 },
+        { "[[[],[]]]", 100 }
+    };
+
+    size_t    i;
+    char      body[256];
+    result_t  r;
+    setup_t   large = { COMPLETIONS, (int64_t) 1 << 53, 0, 0, 0 };
+
+    for (i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        sprintf(body, "{\"max_tokens\":100,\"model\":\"a\",\"prompt\":%s}",
+                cases[i].prompt);
+        gives(&completions_cap, body, body, cases[i].output);
+
+        run(&completions_cap, body, strlen(body), 1, 0, &r);
+        assert_int_equal(r.bound, strlen(body)
+                                  + NGX_HTTP_CLAWD_TEMPLATE_TOKENS
+                                    * cases[i].output / 100);
+
+        sprintf(body, "{\"max_tokens\":10,\"model\":\"a\",\"n\":2,"
+                      "\"prompt\":%s}", cases[i].prompt);
+        gives(&completions, body, body, cases[i].output / 5);
+    }
+
+    /* nothing overflows, and the largest is a number of its own kind */
+
+    sprintf(body, "{\"max_tokens\":9007199254740992,\"model\":\"a\","
+                  "\"n\":1024,\"prompt\":[\"a\",\"b\",\"c\"]}");
+    run(&large, body, strlen(body), 1, 0, &r);
+    assert_int_equal(r.output, (int64_t) 1 << 53);
+}
+
+
+/* bytes that must not count as text, and images that must count */
+
+static void
+prompt_is(const setup_t *s, const char *value, const char *key,
+    size_t aside, int images, int more)
+{
+    size_t    len;
+    char      body[2048];
+    result_t  r;
+
+    len = sprintf(body, "{\"model\":\"a\",\"%s\":%s}", key, value);
+
+    run_all(s, body, len, &r);
+
+    if (r.rc != NGX_OK) {
+        fail_msg("refused (%d %s): %s", (int) r.error, r.param, body);
+    }
+
+    if (r.bound != (int64_t) (len - aside) + images * 8192 + 128 + more
+        || r.guess != (int64_t) (len - aside) / 4 + images * 300)
+    {
+        fail_msg("bound %d of %d bytes, guess %d: %s", (int) r.bound,
+                 (int) len, (int) r.guess, body);
+    }
+}
+
+
+static void
+test_prompt_text(void **state)
+{
+    prompt_is(&chat, "[{\"role\":\"user\",\"content\":\"data:image/png,x\"}]",
+              "messages", 0, 0, 8);
+    prompt_is(&chat, "[{},{},1]", "messages", 0, 0, 24);
+    prompt_is(&chat, "[{\"content\":[{\"type\":\"text\",\"text\":\"x\"}]}]",
+              "messages", 0, 0, 8);
+    prompt_is(&responses, "\"text\"", "input", 0, 0, 0);
+    prompt_is(&responses, "[{\"content\":\"x\"},{}]", "input", 0, 0, 16);
+    prompt_is(&native, "[1,2,3]", "context", 0, 0, 0);
+    prompt_is(&embed, "[\"a\",\"b\"]", "input", 0, 0, 0);
+    prompt_is(&embeddings, "[[1,2],[3]]", "input", 0, 0, 0);
+    prompt_is(&completions, "[1,2,3]", "prompt", 0, 0, 0);
+
+    prompt_is(&chat, "[]", "tools", 0, 0, 0);
+    prompt_is(&chat, "[{\"type\":\"function\"},{}]", "tools", 0, 0,
+              512 + 2 * 64);
+
+    /* a template can say everything more than once */
+
+    prompt_is(&native, "\"{{ .Prompt }}\"", "template", 0, 0, 1048576);
+    prompt_is(&native, "\"\"", "template", 0, 0, 0);
+    prompt_is(&native, "null", "template", 0, 0, 0);
+    prompt_is(&chat, "\"x\"", "chat_template", 0, 0, 1048576);
+}
+
+
+#define PNG  "data:image/png;base64,QmVuY2g="
+#define B64  "QmVuY2g="
+#define LEN(x)  (sizeof(x) - 1)
+
+#define CONTENT(x)  "[{\"role\":\"user\",\"content\":[" x "]}]"
+
+
+static void
+test_prompt_chat_images(void **state)
+{
+    prompt_is(&chat,
+              CONTENT("{\"type\":\"image_url\",\"image_url\":\"" PNG "\"}"),
+              "messages", LEN(PNG), 1, 8);
+    prompt_is(&chat,
+              CONTENT("{\"image_url\":{\"detail\":\"low\",\"url\":\"" PNG
+                      "\"},\"type\":\"image_url\"}"),
+              "messages", LEN(PNG), 1, 8);
+    prompt_is(&chat,
+              CONTENT("{\"type\":\"text\",\"text\":\"x\"},"
+                      "{\"type\":\"image_url\",\"image_url\":"
+                      "{\"url\":\"" PNG "\"}},{\"type\":\"image_url\","
+                      "\"image_url\":{\"url\":\"data:image\\/png;base64,"
+                      "AA\"}}"),
+              "messages", LEN(PNG) + 25, 2, 8);
+
+    /* an escape before the colon is another spelling of the same */
+
+    prompt_is(&chat,
+              CONTENT("{\"type\":\"image\\u005furl\",\"image_url\":"
+                      "\"dat\\u0061:x\"}"),
+              "messages", 11, 1, 8);
+
+    /* elsewhere an image, but not its text */
+
+    prompt_is(&chat,
+              CONTENT("{\"type\":\"image_url\",\"image_url\":"
+                      "{\"url\":\"http://a/b.png\"}}"),
+              "messages", 0, 1, 8);
+    prompt_is(&chat,
+              CONTENT("{\"image_url\":{\"url\":\"" PNG "\"}}"),
+              "messages", 0, 1, 8);
+    prompt_is(&chat,
+              CONTENT("{\"type\":\"image_url\",\"image_url\":\"a data:x\"}"),
+              "messages", 0, 1, 8);
+}
+
+
+static void
+test_prompt_audio(void **state)
+{
+    prompt_is(&chat,
+              CONTENT("{\"type\":\"input_audio\",\"input_audio\":"
+                      "{\"format\":\"wav\",\"data\":"
+                      "\"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\"}}"),
+              "messages", 30, 1, 8);
+    prompt_is(&chat,
+              CONTENT("{\"type\":\"text\",\"input_audio\":"
+                      "{\"data\":\"AAAAAAAAAAAAAAAAAAAAAAAA\"}}"),
+              "messages", 0, 1, 8);
+}
+
+
+static void
+test_prompt_messages_images(void **state)
+{
+    static const char  image[] =
+        CONTENT("{\"type\":\"image\",\"source\":{\"type\":\"base64\","
+                "\"media_type\":\"image/png\",\"data\":\"" B64 "\"}}");
+
+    prompt_is(&messages, image, "messages", LEN(B64), 1, 8);
+    prompt_is(&messages,
+              CONTENT("{\"source\":{\"data\":\"" B64 "\",\"type\":\"base64\"}"
+                      ",\"type\":\"image\"}"),
+              "messages", LEN(B64), 1, 8);
+    prompt_is(&messages,
+              CONTENT("{\"type\":\"image\",\"source\":{\"type\":\"url\","
+                      "\"url\":\"" PNG "\"}}"),
+              "messages", 0, 1, 8);
+    prompt_is(&messages,
+              CONTENT("{\"type\":\"tool_result\",\"content\":[{\"type\":"
+                      "\"image\",\"source\":{\"type\":\"base64\",\"data\":"
+                      "\"" B64 "\"}},{\"type\":\"image\",\"source\":{\"type\":"
+                      "\"base64\",\"data\":\"" B64 "\"}},{\"type\":\"text\","
+                      "\"text\":\"x\"}]}"),
+              "messages", 2 * LEN(B64), 2, 8);
+
+    /* a document may be plain text */
+
+    prompt_is(&messages,
+              CONTENT("{\"type\":\"document\",\"source\":{\"type\":\"text\","
+                      "\"data\":\"" B64 "\"}}"),
+              "messages", 0, 1, 8);
+    prompt_is(&messages,
+              CONTENT("{\"type\":\"image\",\"source\":{\"type\":\"text\","
+                      "\"data\":\"" B64 "\"}}"),
+              "messages", 0, 1, 8);
+    prompt_is(&messages,
+              CONTENT("{\"type\":\"text\",\"content\":[{\"type\":"
+                      "\"image\",\"source\":{\"type\":\"base64\",\"data\":"
+                      "\"" B64 "\"}}]}"),
+              "messages", 0, 1, 8);
+
+    /* of the format of others */
+
+    prompt_is(&chat, image, "messages", 0, 0, 8);
+    prompt_is(&messages,
+              CONTENT("{\"type\":\"image_url\",\"image_url\":\"" PNG "\"}"),
+              "messages", 0, 0, 8);
+}
+
+
+static void
+test_prompt_responses_images(void **state)
+{
+    prompt_is(&responses,
+              CONTENT("{\"type\":\"input_image\",\"image_url\":\"" PNG "\"}"),
+              "input", LEN(PNG), 1, 8);
+    prompt_is(&responses,
+              "[{\"type\":\"function_call_output\",\"output\":[{\"type\":"
+              "\"input_image\",\"image_url\":\"" PNG "\"}]}]",
+              "input", LEN(PNG), 1, 8);
+    prompt_is(&responses,
+              CONTENT("{\"type\":\"input_text\",\"image_url\":\"" PNG "\"}"),
+              "input", 0, 1, 8);
+    prompt_is(&responses,
+              CONTENT("{\"type\":\"image_url\",\"image_url\":{\"url\":\"" PNG
+                      "\"}}"),
+              "input", 0, 1, 8);
+}
+
+
+static void
+test_prompt_native_images(void **state)
+{
+    prompt_is(&native, "[{\"content\":\"x\",\"images\":[\"" B64 "\",\"" B64
+                       "\"]},{\"images\":null}]",
+              "messages", 2 * LEN(B64), 2, 16);
+    prompt_is(&native, "[\"" B64 "\",\"AA\"]", "images", LEN(B64) + 2, 2, 0);
+    prompt_is(&native, "\"" B64 "\"", "images", 0, 0, 0);
+    prompt_is(&native, "[[1,2,3],null,5]", "images", 0, 1, 0);
+
+    /* a chat ignores those of the root: should it not be one, they count */
+
+    prompt_is(&native, "[\"" B64 "\"],\"messages\":[]", "images", 0, 1, 0);
+    prompt_is(&native, "[\"" B64 "\"],\"messages\":null", "images", LEN(B64),
+              1, 0);
+
+    prompt_is(&chat, "[\"" B64 "\"]", "images", 0, 0, 0);
+    prompt_is(&chat, "[{\"images\":[\"" B64 "\"]}]", "messages", 0, 0, 8);
+}
+
+
+static void
+test_prompt_completions_images(void **state)
+{
+    prompt_is(&completions,
+              "{\"prompt_string\":\"x\",\"multimodal_data\":[\"" B64 "\"]}",
+              "prompt", 0, 1, 0);
+    prompt_is(&completions,
+              "[{\"prompt_string\":\"x\",\"multimodal_data\":[\"" B64
+              "\"]}]",
+              "prompt", 0, 1, 0);
+}
+
+
+/* what leads to an image has one reading, too */
+
+static void
+test_prompt_second_readings(void **state)
+{
+    refuses(&native, "{\"model\":\"a\",\"messages\":[{\"Images\":[]}]}",
+            NGX_HTTP_CLAWD_ERR_DUPLICATE, "images");
+    refuses(&chat,
+            "{\"model\":\"a\",\"messages\":[{\"CONTENT\":[]}]}",
+            NGX_HTTP_CLAWD_ERR_DUPLICATE, "content");
+    refuses(&messages,
+            "{\"model\":\"a\",\"messages\":" CONTENT("{\"Source\":{}}") "}",
+            NGX_HTTP_CLAWD_ERR_DUPLICATE, "source");
+    refuses(&chat,
+            "{\"model\":\"a\",\"messages\":"
+            CONTENT("{\"type\":\"image_url\",\"type\":\"text\"}") "}",
+            NGX_HTTP_CLAWD_ERR_DUPLICATE, "type");
+    refuses(&chat,
+            "{\"model\":\"a\",\"messages\":[{\"content\":[],"
+            "\"content\":\"x\"}]}",
+            NGX_HTTP_CLAWD_ERR_DUPLICATE, "content");
+
+    keeps(&chat, "{\"model\":\"a\",\"messages\":[{\"Role\":\"x\","
+                 "\"tool_calls\":[{\"Type\":1,\"type\":2,\"type\":3}]}]}");
 }
 
 
@@ -1166,6 +1787,9 @@ test_d72_local(void **state)
 
 /* random bodies: valid JSON, every key once, values of every type */
 
+static char  *random_end;    /* from here on nothing new is nested */
+
+
 static char *
 random_space(char *p)
 {
@@ -1211,7 +1835,19 @@ random_value(char *p, const char *key, int depth)
         "num_predict", "num_ctx", "temperature", "use_mmap", "numa", "x"
     };
     static const char  *stream[] = { "include_usage", "x" };
-    static const char  *any[] = { "type", "a", "b" };
+    static const char  *any[] = {
+        "type", "a", "b", "content", "image_url", "url", "source", "data",
+        "images", "input_audio", "output", "multimodal_data"
+    };
+    static const char  *types[] = {
+        "\"image_url\"", "\"input_image\"", "\"image\"", "\"base64\"",
+        "\"input_audio\"", "\"tool_result\"", "\"text\""
+    };
+    static const char  *data[] = {
+        "\"data:image/png;base64,QmVuY2g=\"", "\"QmVuY2hCZW5jaA\\/=\"",
+        "\"http://a/b\"", "\"\""
+    };
+    static const char  *some[] = { "1", "2", "7", "null" };
 
     int  i;
 
@@ -1243,12 +1879,26 @@ random_value(char *p, const char *key, int depth)
         return random_scalar(p, 1);
     }
 
-    if (depth == 0 || rnd(3)) {
-        return random_scalar(p, 0);
+    if ((strcmp(key, "n") == 0 || strcmp(key, "best_of") == 0
+         || strcmp(key, "n_cmpl") == 0)
+        && rnd(20))
+    {
+        return p + sprintf(p, "%s", some[rnd(4)]);
     }
 
-    if (rnd(2)) {
-        return random_object(p, any, 3, depth - 1);
+    if (strcmp(key, "type") == 0 && rnd(10)) {
+        return p + sprintf(p, "%s", types[rnd(7)]);
+    }
+
+    if (depth == 0 || p > random_end || rnd(3) == 0) {
+        return rnd(3) ? p + sprintf(p, "%s", data[rnd(4)])
+                      : random_scalar(p, 0);
+    }
+
+    if (strcmp(key, "messages") && strcmp(key, "content")
+        && strcmp(key, "images") && rnd(2))
+    {
+        return random_object(p, any, 12, depth - 1);
     }
 
     *p++ = '[';
@@ -1280,7 +1930,7 @@ random_object(char *p, const char **keys, int nkeys, int depth)
 
     used = 0;
 
-    for (n = 0; rnd(8); n++) {
+    for (n = 0; rnd(depth == 6 ? 12 : 4); n++) {
         i = rnd(nkeys);
 
         if (used & 1u << i) {
@@ -1320,7 +1970,8 @@ test_random_bodies(void **state)
     static const char  *keys[] = {
         "model", "stream", "stream_options", "max_tokens",
         "max_completion_tokens", "max_output_tokens", "n_predict",
-        "keep_alive", "options", "tools", "messages", "x"
+        "keep_alive", "options", "tools", "messages", "x", "n", "best_of",
+        "n_cmpl", "prompt", "input", "images", "template"
     };
 
     accepted = 0;
@@ -1329,9 +1980,11 @@ test_random_bodies(void **state)
         s.native = rnd(3) == 0;
         s.format = s.native ? NATIVE : CHAT + rnd(4);
         s.cap = rnd(3) ? 100 : 0;
+        s.unset = rnd(2) ? 1 + rnd(150) : 0;
         s.admin = rnd(4) == 0;
 
-        len = random_object(random_space(body), keys, 12, 3) - body;
+        random_end = body + sizeof(body) / 4;
+        len = random_object(random_space(body), keys, 19, 6) - body;
 
         run(&s, body, len, len, 0, &whole);
 
@@ -1344,7 +1997,7 @@ test_random_bodies(void **state)
         if (whole.rc == NGX_OK) {
             accepted++;
             check_tree(&s, body, len, &whole);
-            check_again(&s, &whole);
+            check_again(&s, len, &whole);
         }
     }
 
@@ -1416,6 +2069,7 @@ test_ends_refused(void **state)
 
     rq.format = CHAT;
     rq.max_tokens = 0;
+    rq.default_tokens = 0;
     rq.native = 0;
     rq.admin = 0;
 
@@ -1536,6 +2190,7 @@ check_recorded(const char *dir, const char *name, int *n)
 
         s.format = api->format;
         s.cap = 8;
+        s.unset = 0;
         s.native = (ngx_http_clawd_api_family(&uri)
                     == NGX_HTTP_CLAWD_OLLAMA);
         s.admin = 0;
@@ -1550,7 +2205,7 @@ check_recorded(const char *dir, const char *name, int *n)
 
         if (whole.rc == NGX_OK) {
             check_tree(&s, body, len, &whole);
-            check_again(&s, &whole);
+            check_again(&s, len, &whole);
         }
 
         (*n)++;
@@ -1641,6 +2296,20 @@ main(void)
         cmocka_unit_test(test_c65_cap_chat_other_limits),
         cmocka_unit_test(test_c65_cap_odd_numbers),
         cmocka_unit_test(test_c65_cap_other_formats),
+        cmocka_unit_test(test_default_chat),
+        cmocka_unit_test(test_default_other_formats),
+        cmocka_unit_test(test_default_and_cap),
+        cmocka_unit_test(test_output_without_a_limit),
+        cmocka_unit_test(test_output_multipliers),
+        cmocka_unit_test(test_output_of_prompts),
+        cmocka_unit_test(test_prompt_text),
+        cmocka_unit_test(test_prompt_chat_images),
+        cmocka_unit_test(test_prompt_audio),
+        cmocka_unit_test(test_prompt_messages_images),
+        cmocka_unit_test(test_prompt_responses_images),
+        cmocka_unit_test(test_prompt_native_images),
+        cmocka_unit_test(test_prompt_completions_images),
+        cmocka_unit_test(test_prompt_second_readings),
         cmocka_unit_test(test_c65_cap_and_usage),
         cmocka_unit_test(test_c66_overrides_pass),
         cmocka_unit_test(test_c67_web_search),

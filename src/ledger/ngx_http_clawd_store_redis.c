@@ -1,0 +1,999 @@
+/*
+ * Copyright (C) clawd authors
+ *
+ * The store in Redis: a question before the upstream, word of what was used
+ * after it, and what becomes of both while Redis is away.
+ */
+
+#include "ngx_http_clawd_ledger.h"
+#include "ngx_http_clawd_scripts.h"
+
+
+/* a reservation is an orphan when its gateway has not been heard so long */
+#define NGX_HTTP_CLAWD_TTL          90000
+#define NGX_HTTP_CLAWD_BEAT         30000
+
+/* rids of one heartbeat */
+#define NGX_HTTP_CLAWD_BEAT_MAX     64
+
+/* settlements that go to the file, or come from it, at once */
+#define NGX_HTTP_CLAWD_SPOOL_BATCH  64
+
+/* Redis is away so long before settlements go to the file */
+#define NGX_HTTP_CLAWD_SPOOL_AFTER  1000
+
+/* with on_down=local a gateway admits a tenth of a limit without Redis */
+#define NGX_HTTP_CLAWD_LOCAL_SHARE  10
+
+#define NGX_HTTP_CLAWD_ARGS_MAX     (NGX_HTTP_CLAWD_BEAT_MAX + 2)
+
+
+/* arguments of a script, with the room in which numbers are written */
+
+typedef struct {
+    ngx_str_t   keys[3];
+    ngx_uint_t  n;
+    ngx_str_t   args[NGX_HTTP_CLAWD_ARGS_MAX];
+    u_char     *p;
+    u_char      buf[3 * (NGX_HTTP_CLAWD_NAME_LEN * 2 + 16)
+                    + 26 * NGX_INT64_LEN];
+} ngx_http_clawd_call_t;
+
+
+/* a settlement on its way; flight is NULL when it came from the file */
+
+typedef struct {
+    ngx_http_clawd_redis_cmd_t    cmd;
+    ngx_http_clawd_ledger_t      *ledger;
+    ngx_http_clawd_flight_t      *flight;
+    ngx_http_clawd_settlement_t   s;
+} ngx_http_clawd_told_t;
+
+
+static void ngx_http_clawd_redis_reserve(ngx_http_clawd_hold_t *hold);
+static ngx_int_t ngx_http_clawd_redis_ask(ngx_http_clawd_hold_t *hold,
+    ngx_http_clawd_usage_t *guard);
+static void ngx_http_clawd_redis_asked(ngx_http_clawd_redis_cmd_t *cmd);
+static ngx_int_t ngx_http_clawd_redis_verdict(ngx_http_clawd_hold_t *hold,
+    ngx_http_clawd_resp_t *reply);
+static void ngx_http_clawd_redis_unasked(ngx_http_clawd_hold_t *hold,
+    ngx_http_clawd_redis_result_e result);
+static ngx_int_t ngx_http_clawd_redis_down(ngx_http_clawd_hold_t *hold);
+static ngx_int_t ngx_http_clawd_redis_local(ngx_http_clawd_hold_t *hold);
+static void ngx_http_clawd_redis_usage(ngx_http_clawd_usage_t *u,
+    ngx_http_clawd_resp_item_t *items);
+static ngx_int_t ngx_http_clawd_redis_integers(ngx_http_clawd_resp_t *reply,
+    ngx_uint_t n);
+static void ngx_http_clawd_redis_mirror(ngx_http_clawd_ledger_t *ledger,
+    ngx_str_t *user, ngx_http_clawd_usage_t *usage);
+static void ngx_http_clawd_redis_settle(ngx_http_clawd_ledger_t *ledger,
+    ngx_http_clawd_flight_t *f);
+static ngx_int_t ngx_http_clawd_redis_tell(ngx_http_clawd_ledger_t *ledger,
+    ngx_http_clawd_flight_t *f, ngx_http_clawd_settlement_t *s);
+static void ngx_http_clawd_redis_told(ngx_http_clawd_redis_cmd_t *cmd);
+static ngx_uint_t ngx_http_clawd_redis_final(
+    ngx_http_clawd_told_t *told, ngx_http_clawd_redis_cmd_t *cmd);
+static void ngx_http_clawd_redis_tick(ngx_http_clawd_ledger_t *ledger);
+static void ngx_http_clawd_redis_remind(ngx_http_clawd_ledger_t *ledger);
+static ngx_uint_t ngx_http_clawd_redis_spool(ngx_http_clawd_ledger_t *ledger,
+    ngx_http_clawd_flight_t **flights, ngx_uint_t n);
+static void ngx_http_clawd_redis_replay(ngx_http_clawd_ledger_t *ledger);
+static void ngx_http_clawd_redis_replayed(ngx_http_clawd_ledger_t *ledger,
+    ngx_uint_t ok);
+static void ngx_http_clawd_redis_beat(ngx_http_clawd_ledger_t *ledger,
+    ngx_msec_t age);
+static void ngx_http_clawd_redis_beat_user(ngx_http_clawd_ledger_t *ledger,
+    ngx_http_clawd_flight_t **flights, ngx_uint_t n);
+static void ngx_http_clawd_redis_beaten(ngx_http_clawd_redis_cmd_t *cmd);
+static void ngx_http_clawd_call_init(ngx_http_clawd_call_t *call,
+    u_char *user, size_t len);
+static void ngx_http_clawd_call_text(ngx_http_clawd_call_t *call,
+    u_char *data, size_t len);
+static void ngx_http_clawd_call_number(ngx_http_clawd_call_t *call,
+    int64_t n);
+
+
+ngx_http_clawd_store_t  ngx_http_clawd_store_redis = {
+    ngx_http_clawd_redis_reserve,
+    ngx_http_clawd_redis_settle,
+    ngx_http_clawd_redis_tick
+};
+
+
+static void
+ngx_http_clawd_redis_reserve(ngx_http_clawd_hold_t *hold)
+{
+    if (!ngx_http_clawd_redis_ready(hold->ledger->link)) {
+        hold->rc = ngx_http_clawd_redis_down(hold);
+        return;
+    }
+
+    if (!hold->look) {
+        hold->flight = ngx_http_clawd_flight_take(hold->ledger->zone,
+                                                  &hold->user);
+        if (hold->flight == NULL) {
+            hold->rc = NGX_ERROR;
+            return;
+        }
+    }
+
+    if (ngx_http_clawd_redis_ask(hold, NULL) != NGX_OK) {
+        ngx_http_clawd_redis_unasked(hold, NGX_HTTP_CLAWD_REDIS_OK);
+        hold->rc = ngx_http_clawd_redis_down(hold);
+    }
+}
+
+
+static ngx_int_t
+ngx_http_clawd_redis_ask(ngx_http_clawd_hold_t *hold,
+    ngx_http_clawd_usage_t *guard)
+{
+    int64_t                    n, live, now, *limits;
+    ngx_str_t                 *run;
+    ngx_http_clawd_call_t      call;
+    ngx_http_clawd_ledger_t   *ledger;
+    ngx_http_clawd_account_t  *acc;
+
+    ledger = hold->ledger;
+    n = 0;
+    live = 0;
+
+    ngx_shmtx_lock(&ledger->zone->shpool->mutex);
+
+    acc = ngx_http_clawd_account_locked(ledger->accounts, &hold->user,
+                                        hold->hash, 0);
+    if (acc) {
+        live = acc->live;
+
+        if (acc->usage.epoch == hold->terms.epoch) {
+            n = acc->usage.n;
+
+            if (guard) {
+                *guard = acc->usage;
+            }
+        }
+    }
+
+    ngx_shmtx_unlock(&ledger->zone->shpool->mutex);
+
+    now = ngx_http_clawd_redis_now(ledger->link);
+    limits = hold->terms.limits;
+
+    ngx_http_clawd_call_init(&call, hold->user.data, hold->user.len);
+
+    if (hold->flight) {
+        ngx_http_clawd_call_text(&call, hold->flight->s.rid,
+                                 NGX_HTTP_CLAWD_RID_HEX);
+    } else {
+        ngx_http_clawd_call_text(&call, (u_char *) "", 0);
+    }
+
+    ngx_http_clawd_call_number(&call, hold->look ? -1 : hold->est);
+    ngx_http_clawd_call_number(&call, NGX_HTTP_CLAWD_TTL);
+    ngx_http_clawd_call_number(&call, now
+                                      ? now + (int64_t) 1000
+                                              * ledger->conf->redis->timeout
+                                      : 0);
+    ngx_http_clawd_call_number(&call,
+                               limits[NGX_HTTP_CLAWD_LIMIT_CONCURRENCY]);
+    ngx_http_clawd_call_number(&call, limits[NGX_HTTP_CLAWD_LIMIT_RPM]);
+    ngx_http_clawd_call_number(&call, limits[NGX_HTTP_CLAWD_LIMIT_TPM]);
+    ngx_http_clawd_call_number(&call, limits[NGX_HTTP_CLAWD_LIMIT_DAY]);
+    ngx_http_clawd_call_number(&call, limits[NGX_HTTP_CLAWD_LIMIT_MONTH]);
+    ngx_http_clawd_call_number(&call, hold->terms.offset);
+    ngx_http_clawd_call_number(&call, hold->terms.epoch);
+
+    run = ngx_http_clawd_redis_run_id(ledger->link);
+    ngx_http_clawd_call_text(&call, run->data, run->len);
+
+    ngx_http_clawd_call_number(&call, n);
+    ngx_http_clawd_call_number(&call, live);
+
+    if (guard) {
+        ngx_http_clawd_call_number(&call, guard->request_tat);
+        ngx_http_clawd_call_number(&call, guard->token_tat);
+        ngx_http_clawd_call_number(&call, guard->minute);
+        ngx_http_clawd_call_number(&call, guard->minute_requests);
+        ngx_http_clawd_call_number(&call, guard->minute_tokens);
+        ngx_http_clawd_call_number(&call, guard->day);
+        ngx_http_clawd_call_number(&call, guard->day_tokens);
+        ngx_http_clawd_call_number(&call, guard->month);
+        ngx_http_clawd_call_number(&call, guard->month_tokens);
+    }
+
+    hold->cmd.handler = ngx_http_clawd_redis_asked;
+    hold->cmd.data = hold;
+
+    return ngx_http_clawd_redis_eval(ledger->link, &hold->cmd,
+                                     NGX_HTTP_CLAWD_SCRIPT_RESERVE, 3,
+                                     call.keys, call.n, call.args);
+}
+
+
+static void
+ngx_http_clawd_redis_asked(ngx_http_clawd_redis_cmd_t *cmd)
+{
+    ngx_int_t                rc;
+    ngx_http_clawd_hold_t   *hold;
+    ngx_http_clawd_usage_t   guard;
+
+    hold = cmd->data;
+
+    if (cmd->result != NGX_HTTP_CLAWD_REDIS_OK
+        || ngx_http_clawd_redis_integers(cmd->reply,
+                                         NGX_HTTP_CLAWD_RESERVE_N)
+           != NGX_OK)
+    {
+        ngx_http_clawd_redis_unasked(hold, cmd->result);
+        ngx_http_clawd_hold_done(hold, ngx_http_clawd_redis_down(hold));
+        return;
+    }
+
+    ngx_http_clawd_redis_clock(hold->ledger->link, cmd->sent,
+                          cmd->reply->items[1 + NGX_HTTP_CLAWD_RESERVE_NOW]
+                          .integer);
+
+    rc = ngx_http_clawd_redis_verdict(hold, cmd->reply);
+
+    if (rc == NGX_AGAIN) {
+        ngx_memzero(&guard, sizeof(ngx_http_clawd_usage_t));
+
+        if (!hold->guarded
+            && ngx_http_clawd_redis_ask(hold, &guard) == NGX_OK)
+        {
+            hold->guarded = 1;
+            return;
+        }
+
+        rc = NGX_ERROR;
+    }
+
+    if (rc == NGX_ERROR) {
+        ngx_http_clawd_redis_unasked(hold, NGX_HTTP_CLAWD_REDIS_OK);
+        rc = ngx_http_clawd_redis_down(hold);
+    }
+
+    ngx_http_clawd_hold_done(hold, rc);
+}
+
+
+/* NGX_AGAIN: the server has lost operations; NGX_ERROR: it came too late */
+
+static ngx_int_t
+ngx_http_clawd_redis_verdict(ngx_http_clawd_hold_t *hold,
+    ngx_http_clawd_resp_t *reply)
+{
+    int64_t                      status, limit;
+    ngx_http_clawd_flight_t     *f;
+    ngx_http_clawd_resp_item_t  *items;
+
+    items = &reply->items[1];
+    status = items[NGX_HTTP_CLAWD_RESERVE_STATUS].integer;
+    limit = items[NGX_HTTP_CLAWD_RESERVE_LIMIT].integer;
+
+    if (status == 4) {
+        return NGX_AGAIN;
+    }
+
+    if ((status != 0 && status != 1)
+        || (status == 0 && (limit < 0 || limit >= NGX_HTTP_CLAWD_LIMITS)))
+    {
+        return NGX_ERROR;
+    }
+
+    hold->now = items[NGX_HTTP_CLAWD_RESERVE_NOW].integer;
+    hold->live = items[NGX_HTTP_CLAWD_RESERVE_LIVE].integer;
+
+    ngx_http_clawd_redis_usage(&hold->usage,
+                               &items[NGX_HTTP_CLAWD_RESERVE_USAGE]);
+    ngx_http_clawd_redis_mirror(hold->ledger, &hold->user, &hold->usage);
+
+    f = hold->flight;
+
+    if (status == 0) {
+        hold->limit = limit;
+
+        if (f) {
+            hold->flight = NULL;
+            ngx_http_clawd_flight_free(f);
+        }
+
+        return NGX_DECLINED;
+    }
+
+    if (f) {
+        f->s.windows.epoch = hold->usage.epoch;
+        f->s.windows.minute = hold->usage.minute;
+        f->s.windows.day = hold->usage.day;
+        f->s.windows.month = hold->usage.month;
+
+        ngx_http_clawd_flight_held(hold);
+    }
+
+    return NGX_OK;
+}
+
+
+/*
+ * The question has no answer.  When it may have been heard all the same, it is
+ * taken back, but not before its deadline has passed for sure.
+ */
+
+static void
+ngx_http_clawd_redis_unasked(ngx_http_clawd_hold_t *hold,
+    ngx_http_clawd_redis_result_e result)
+{
+    ngx_http_clawd_flight_t  *f;
+
+    f = hold->flight;
+    hold->flight = NULL;
+
+    if (f == NULL) {
+        return;
+    }
+
+    if (result != NGX_HTTP_CLAWD_REDIS_CONNECT
+        && result != NGX_HTTP_CLAWD_REDIS_TIMEOUT
+        && result != NGX_HTTP_CLAWD_REDIS_PROTOCOL)
+    {
+        ngx_http_clawd_flight_free(f);
+        return;
+    }
+
+    f->s.est = hold->est;
+    f->s.windows.epoch = hold->terms.epoch;
+    f->since = ngx_current_msec + 1000 + hold->ledger->conf->redis->timeout;
+    f->state = NGX_HTTP_CLAWD_FLIGHT_DUE;
+
+    hold->ledger->due++;
+}
+
+
+/* what happens to a request while Redis does not answer */
+
+static ngx_int_t
+ngx_http_clawd_redis_down(ngx_http_clawd_hold_t *hold)
+{
+    if (hold->look) {
+        return NGX_ERROR;
+    }
+
+    switch (hold->ledger->conf->redis->on_down) {
+
+    case NGX_HTTP_CLAWD_DOWN_LOCAL:
+        return ngx_http_clawd_redis_local(hold);
+
+    case NGX_HTTP_CLAWD_DOWN_OPEN:
+        return ngx_http_clawd_hold_offline(hold);
+
+    default: /* NGX_HTTP_CLAWD_DOWN_DENY */
+        return NGX_ERROR;
+    }
+}
+
+
+/* this gateway's share of each limit, and not past what it knows was used */
+
+static ngx_int_t
+ngx_http_clawd_redis_local(ngx_http_clawd_hold_t *hold)
+{
+    int64_t                     now, *limits;
+    ngx_int_t                   rc;
+    ngx_uint_t                  i;
+    ngx_http_clawd_zone_t      *zone;
+    ngx_http_clawd_usage_t      usage;
+    ngx_http_clawd_terms_t      terms;
+    ngx_http_clawd_account_t   *acc;
+    ngx_http_clawd_windows_t    windows;
+
+    zone = hold->ledger->zone;
+    terms = hold->terms;
+    limits = terms.limits;
+    now = ngx_http_clawd_ledger_now();
+
+    for (i = 0; i < NGX_HTTP_CLAWD_LIMITS; i++) {
+        if (limits[i] > 0) {
+            limits[i] = ngx_max(limits[i] / NGX_HTTP_CLAWD_LOCAL_SHARE, 1);
+        }
+    }
+
+    rc = NGX_ERROR;
+
+    ngx_shmtx_lock(&zone->shpool->mutex);
+
+    acc = ngx_http_clawd_account_locked(hold->ledger->accounts, &hold->user,
+                                        hold->hash, 0);
+    if (acc) {
+        usage = acc->usage;
+        hold->live = acc->live;
+
+        rc = ngx_http_clawd_quota_reserve(&usage, &hold->terms, 0,
+                                          hold->est, now, &windows,
+                                          &hold->limit);
+        hold->usage = usage;
+
+        if (rc == NGX_OK) {
+            rc = ngx_http_clawd_quota_reserve(&acc->offline, &terms,
+                                              acc->live, hold->est, now,
+                                              &windows, &hold->limit);
+        }
+    }
+
+    ngx_shmtx_unlock(&zone->shpool->mutex);
+
+    hold->now = now;
+
+    return (rc == NGX_OK) ? ngx_http_clawd_hold_offline(hold) : rc;
+}
+
+
+/* whether a reply is an array of n integers */
+
+static ngx_int_t
+ngx_http_clawd_redis_integers(ngx_http_clawd_resp_t *reply, ngx_uint_t n)
+{
+    ngx_uint_t  i;
+
+    if (reply->nitems != n + 1
+        || reply->items[0].type != NGX_HTTP_CLAWD_RESP_ARRAY)
+    {
+        return NGX_ERROR;
+    }
+
+    for (i = 1; i <= n; i++) {
+        if (reply->items[i].type != NGX_HTTP_CLAWD_RESP_INTEGER) {
+            return NGX_ERROR;
+        }
+    }
+
+    return NGX_OK;
+}
+
+
+static void
+ngx_http_clawd_redis_usage(ngx_http_clawd_usage_t *u,
+    ngx_http_clawd_resp_item_t *items)
+{
+    u->epoch = items[0].integer;
+    u->n = items[1].integer;
+    u->request_tat = items[2].integer;
+    u->token_tat = items[3].integer;
+    u->minute = items[4].integer;
+    u->minute_requests = items[5].integer;
+    u->minute_tokens = items[6].integer;
+    u->day = items[7].integer;
+    u->day_tokens = items[8].integer;
+    u->month = items[9].integer;
+    u->month_tokens = items[10].integer;
+}
+
+
+/* the newest word of the server wins; all of it or nothing */
+
+static void
+ngx_http_clawd_redis_mirror(ngx_http_clawd_ledger_t *ledger,
+    ngx_str_t *user, ngx_http_clawd_usage_t *usage)
+{
+    uint32_t                   hash;
+    ngx_http_clawd_account_t  *acc;
+
+    hash = ngx_http_clawd_account_hash(ledger->accounts, user);
+
+    ngx_shmtx_lock(&ledger->zone->shpool->mutex);
+
+    acc = ngx_http_clawd_account_locked(ledger->accounts, user, hash, 0);
+
+    if (acc
+        && (usage->epoch > acc->usage.epoch
+            || (usage->epoch == acc->usage.epoch
+                && usage->n >= acc->usage.n)))
+    {
+        acc->usage = *usage;
+    }
+
+    ngx_shmtx_unlock(&ledger->zone->shpool->mutex);
+}
+
+
+static void
+ngx_http_clawd_redis_settle(ngx_http_clawd_ledger_t *ledger,
+    ngx_http_clawd_flight_t *f)
+{
+    f->since = ngx_current_msec;
+
+    ngx_http_clawd_flight_unheld(ledger, f, NGX_HTTP_CLAWD_FLIGHT_DUE);
+
+    if (ngx_http_clawd_redis_tell(ledger, f, &f->s) != NGX_OK) {
+        ledger->due++;
+    }
+}
+
+
+static ngx_int_t
+ngx_http_clawd_redis_tell(ngx_http_clawd_ledger_t *ledger,
+    ngx_http_clawd_flight_t *f, ngx_http_clawd_settlement_t *s)
+{
+    ngx_int_t               rc;
+    ngx_http_clawd_call_t   call;
+    ngx_http_clawd_told_t  *told;
+
+    if (!ngx_http_clawd_redis_ready(ledger->link)) {
+        return NGX_DECLINED;
+    }
+
+    told = ngx_alloc(sizeof(ngx_http_clawd_told_t), ledger->log);
+    if (told == NULL) {
+        return NGX_ERROR;
+    }
+
+    ngx_memzero(&told->cmd, sizeof(ngx_http_clawd_redis_cmd_t));
+
+    told->cmd.handler = ngx_http_clawd_redis_told;
+    told->cmd.data = told;
+    told->ledger = ledger;
+    told->flight = f;
+    told->s = *s;
+
+    ngx_http_clawd_call_init(&call, s->user, s->user_len);
+
+    ngx_http_clawd_call_text(&call, s->rid, NGX_HTTP_CLAWD_RID_HEX);
+    ngx_http_clawd_call_number(&call, s->est);
+    ngx_http_clawd_call_number(&call, s->actual);
+    ngx_http_clawd_call_number(&call, s->windows.minute);
+    ngx_http_clawd_call_number(&call, s->windows.day);
+    ngx_http_clawd_call_number(&call, s->windows.month);
+    ngx_http_clawd_call_number(&call, s->windows.epoch);
+    ngx_http_clawd_call_number(&call, s->tpm);
+    ngx_http_clawd_call_number(&call, s->offset);
+    ngx_http_clawd_call_number(&call, s->offline ? 1 : 0);
+
+    rc = ngx_http_clawd_redis_eval(ledger->link, &told->cmd,
+                                   NGX_HTTP_CLAWD_SCRIPT_SETTLE, 3, call.keys,
+                                   call.n, call.args);
+    if (rc != NGX_OK) {
+        ngx_free(told);
+        return rc;
+    }
+
+    if (f) {
+        f->sending = 1;
+    }
+
+    return NGX_OK;
+}
+
+
+static void
+ngx_http_clawd_redis_told(ngx_http_clawd_redis_cmd_t *cmd)
+{
+    ngx_str_t                  user;
+    ngx_uint_t                 final;
+    ngx_http_clawd_told_t     *told;
+    ngx_http_clawd_usage_t     usage;
+    ngx_http_clawd_flight_t   *f;
+    ngx_http_clawd_ledger_t   *ledger;
+
+    told = cmd->data;
+    ledger = told->ledger;
+    f = told->flight;
+
+    final = ngx_http_clawd_redis_final(told, cmd);
+
+    if (final && cmd->result == NGX_HTTP_CLAWD_REDIS_OK) {
+        user.data = told->s.user;
+        user.len = told->s.user_len;
+
+        ngx_http_clawd_redis_usage(&usage,
+                         &cmd->reply->items[1 + NGX_HTTP_CLAWD_SETTLE_USAGE]);
+        ngx_http_clawd_redis_mirror(ledger, &user, &usage);
+    }
+
+    ngx_free(told);
+
+    if (f == NULL) {
+        ngx_http_clawd_redis_replayed(ledger, final);
+        return;
+    }
+
+    f->sending = 0;
+
+    if (final) {
+        ngx_http_clawd_flight_free(f);
+        return;
+    }
+
+    f->since = ngx_current_msec + 250;
+    ledger->due++;
+}
+
+
+/* settled, or never to be: the one thing an admin can break is named */
+
+static ngx_uint_t
+ngx_http_clawd_redis_final(ngx_http_clawd_told_t *told,
+    ngx_http_clawd_redis_cmd_t *cmd)
+{
+    ngx_str_t  user;
+
+    if (cmd->result == NGX_HTTP_CLAWD_REDIS_OK) {
+        return ngx_http_clawd_redis_integers(cmd->reply,
+                                             NGX_HTTP_CLAWD_SETTLE_N)
+               == NGX_OK;
+    }
+
+    if (cmd->result != NGX_HTTP_CLAWD_REDIS_WRONGTYPE) {
+        return 0;
+    }
+
+    user.data = told->s.user;
+    user.len = told->s.user_len;
+
+    ngx_log_error(NGX_LOG_ERR, told->ledger->log, 0,
+                  "clawd: %L tokens of user \"%V\" can't be settled: a key "
+                  "\"clawd:{%V}:…\" in Redis has a type that is not its own, "
+                  "delete it", told->s.actual, &user, &user);
+
+    return 1;
+}
+
+
+static void
+ngx_http_clawd_redis_tick(ngx_http_clawd_ledger_t *ledger)
+{
+    ngx_uint_t  ready;
+
+    ledger->due += ngx_http_clawd_flights_reap(ledger->zone);
+
+    ready = ngx_http_clawd_redis_ready(ledger->link);
+
+    if (ready) {
+        ledger->down = 0;
+
+    } else if (ledger->down == 0) {
+        ledger->down = ngx_current_msec ? ngx_current_msec : 1;
+    }
+
+    if (ledger->due) {
+        ngx_http_clawd_redis_remind(ledger);
+    }
+
+    if (!ready) {
+        return;
+    }
+
+    if (ngx_current_msec - ledger->beaten >= NGX_HTTP_CLAWD_BEAT) {
+        ngx_http_clawd_redis_beat(ledger, NGX_HTTP_CLAWD_BEAT / 2);
+    }
+
+    if (ledger->spool.path.len && ledger->replaying == 0) {
+        ngx_http_clawd_redis_replay(ledger);
+    }
+}
+
+
+/* what Redis was not told yet is told now, or kept in the file */
+
+static void
+ngx_http_clawd_redis_remind(ngx_http_clawd_ledger_t *ledger)
+{
+    ngx_uint_t                  i, n, due, spool;
+    ngx_http_clawd_flight_t    *f, *batch[NGX_HTTP_CLAWD_SPOOL_BATCH];
+    ngx_http_clawd_accounts_t  *a;
+
+    a = ledger->accounts;
+    n = 0;
+    due = 0;
+
+    spool = ledger->spool.path.len && ledger->down
+            && ngx_current_msec - ledger->down >= NGX_HTTP_CLAWD_SPOOL_AFTER;
+
+    for (i = 0; i < a->nflights; i++) {
+        f = &a->flights[i];
+
+        if (f->owner != (ngx_atomic_uint_t) ngx_pid
+            || f->state != NGX_HTTP_CLAWD_FLIGHT_DUE || f->sending)
+        {
+            continue;
+        }
+
+        due++;
+
+        if ((ngx_msec_int_t) (ngx_current_msec - f->since) < 0) {
+            continue;
+        }
+
+        if (ngx_http_clawd_redis_tell(ledger, f, &f->s) == NGX_OK) {
+            due--;
+            continue;
+        }
+
+        if (!spool) {
+            continue;
+        }
+
+        batch[n++] = f;
+
+        if (n == NGX_HTTP_CLAWD_SPOOL_BATCH) {
+            due -= ngx_http_clawd_redis_spool(ledger, batch, n);
+            n = 0;
+        }
+    }
+
+    if (n) {
+        due -= ngx_http_clawd_redis_spool(ledger, batch, n);
+    }
+
+    ledger->due = due;
+}
+
+
+static ngx_uint_t
+ngx_http_clawd_redis_spool(ngx_http_clawd_ledger_t *ledger,
+    ngx_http_clawd_flight_t **flights, ngx_uint_t n)
+{
+    ngx_uint_t                   i;
+    ngx_http_clawd_settlement_t  s[NGX_HTTP_CLAWD_SPOOL_BATCH];
+
+    for (i = 0; i < n; i++) {
+        s[i] = flights[i]->s;
+    }
+
+    if (ngx_http_clawd_spool_append(&ledger->spool, s, n) != NGX_OK) {
+        return 0;
+    }
+
+    for (i = 0; i < n; i++) {
+        ngx_http_clawd_flight_free(flights[i]);
+    }
+
+    (void) ngx_atomic_fetch_add(&ledger->accounts->spooled, n);
+
+    return n;
+}
+
+
+static void
+ngx_http_clawd_redis_replay(ngx_http_clawd_ledger_t *ledger)
+{
+    ngx_int_t                    rc;
+    ngx_uint_t                   i, n;
+    ngx_http_clawd_settlement_t  s[NGX_HTTP_CLAWD_SPOOL_BATCH];
+
+    rc = ngx_http_clawd_spool_next(&ledger->spool, s,
+                                   NGX_HTTP_CLAWD_SPOOL_BATCH, &n);
+
+    if (rc == NGX_DONE) {
+        ngx_http_clawd_spool_done(&ledger->spool);
+        return;
+    }
+
+    if (rc != NGX_OK) {
+        return;
+    }
+
+    ledger->replay_failed = 0;
+
+    for (i = 0; i < n; i++) {
+
+        if (ngx_http_clawd_redis_tell(ledger, NULL, &s[i]) != NGX_OK) {
+            ledger->replay_failed = 1;
+            break;
+        }
+
+        ledger->replaying++;
+    }
+
+    if (ledger->replaying == 0) {
+        ngx_http_clawd_spool_abandon(&ledger->spool);
+    }
+}
+
+
+static void
+ngx_http_clawd_redis_replayed(ngx_http_clawd_ledger_t *ledger, ngx_uint_t ok)
+{
+    if (!ok) {
+        ledger->replay_failed = 1;
+    }
+
+    if (--ledger->replaying) {
+        return;
+    }
+
+    if (ledger->replay_failed) {
+        ngx_http_clawd_spool_abandon(&ledger->spool);
+        return;
+    }
+
+    ngx_http_clawd_redis_replay(ledger);
+}
+
+
+void
+ngx_http_clawd_redis_up(void *data)
+{
+    ngx_http_clawd_ledger_t *ledger = data;
+
+    /*
+     * A server that came back without its memory hears of what is in flight
+     * here before it is asked for more.
+     */
+
+    ngx_http_clawd_redis_beat(ledger, 0);
+
+    ledger->down = 0;
+    ngx_http_clawd_redis_remind(ledger);
+}
+
+
+void
+ngx_http_clawd_redis_leave(ngx_http_clawd_ledger_t *ledger)
+{
+    ngx_uint_t                  i;
+    ngx_http_clawd_flight_t    *f;
+    ngx_http_clawd_accounts_t  *a;
+
+    if (ledger->spool.path.len == 0) {
+        return;
+    }
+
+    a = ledger->accounts;
+
+    for (i = 0; i < a->nflights; i++) {
+        f = &a->flights[i];
+
+        if (f->owner == (ngx_atomic_uint_t) ngx_pid
+            && f->state == NGX_HTTP_CLAWD_FLIGHT_DUE)
+        {
+            (void) ngx_http_clawd_redis_spool(ledger, &f, 1);
+        }
+    }
+}
+
+
+static void
+ngx_http_clawd_redis_beat(ngx_http_clawd_ledger_t *ledger, ngx_msec_t age)
+{
+    ngx_uint_t                  i, k, n, first;
+    ngx_http_clawd_flight_t    *f, *batch[NGX_HTTP_CLAWD_BEAT_MAX];
+    ngx_http_clawd_accounts_t  *a;
+
+    a = ledger->accounts;
+    ledger->beaten = ngx_current_msec;
+
+    /* each round takes one user's, from the first that was not beaten yet */
+
+    for (first = 0; first < a->nflights; first = k) {
+        n = 0;
+        k = a->nflights;
+
+        for (i = first; i < a->nflights; i++) {
+            f = &a->flights[i];
+
+            if (f->owner != (ngx_atomic_uint_t) ngx_pid
+                || f->state != NGX_HTTP_CLAWD_FLIGHT_HELD || f->s.offline
+                || ngx_current_msec - f->since < age
+                || f->beaten == ledger->beaten)
+            {
+                continue;
+            }
+
+            if (n && (n == NGX_HTTP_CLAWD_BEAT_MAX
+                      || f->account != batch[0]->account
+                      || f->s.user_len != batch[0]->s.user_len
+                      || ngx_memcmp(f->s.user, batch[0]->s.user,
+                                    f->s.user_len)
+                         != 0))
+            {
+                k = ngx_min(k, i);
+                continue;
+            }
+
+            f->beaten = ledger->beaten;
+            batch[n++] = f;
+        }
+
+        if (n) {
+            ngx_http_clawd_redis_beat_user(ledger, batch, n);
+        }
+    }
+}
+
+
+static void
+ngx_http_clawd_redis_beat_user(ngx_http_clawd_ledger_t *ledger,
+    ngx_http_clawd_flight_t **flights, ngx_uint_t n)
+{
+    int64_t                      now;
+    ngx_uint_t                   i;
+    ngx_http_clawd_call_t        call;
+    ngx_http_clawd_redis_cmd_t  *cmd;
+
+    cmd = ngx_calloc(sizeof(ngx_http_clawd_redis_cmd_t), ledger->log);
+    if (cmd == NULL) {
+        return;
+    }
+
+    cmd->handler = ngx_http_clawd_redis_beaten;
+
+    now = ngx_http_clawd_redis_now(ledger->link);
+
+    ngx_http_clawd_call_init(&call, flights[0]->s.user,
+                             flights[0]->s.user_len);
+
+    ngx_http_clawd_call_number(&call, NGX_HTTP_CLAWD_TTL);
+    ngx_http_clawd_call_number(&call, now
+                                      ? now + (int64_t) 1000
+                                              * ledger->conf->redis->timeout
+                                      : 0);
+
+    for (i = 0; i < n; i++) {
+        ngx_http_clawd_call_text(&call, flights[i]->s.rid,
+                                 NGX_HTTP_CLAWD_RID_HEX);
+    }
+
+    if (ngx_http_clawd_redis_eval(ledger->link, cmd,
+                                  NGX_HTTP_CLAWD_SCRIPT_BEAT, 3, call.keys,
+                                  call.n, call.args)
+        != NGX_OK)
+    {
+        ngx_free(cmd);
+    }
+}
+
+
+/* one that was not heard is followed by the next, well before the expiry */
+
+static void
+ngx_http_clawd_redis_beaten(ngx_http_clawd_redis_cmd_t *cmd)
+{
+    ngx_free(cmd);
+}
+
+
+static void
+ngx_http_clawd_call_init(ngx_http_clawd_call_t *call, u_char *user,
+    size_t len)
+{
+    ngx_uint_t  i;
+
+    static u_char  kinds[] = { 'u', 'f', 'o' };
+
+    call->n = 0;
+    call->p = call->buf;
+
+    for (i = 0; i < 3; i++) {
+        call->keys[i].data = call->p;
+
+        call->p = ngx_cpymem(call->p, "clawd:{", 7);
+        call->p = ngx_cpymem(call->p, user, len);
+        call->p = ngx_cpymem(call->p, "}:", 2);
+        *call->p++ = kinds[i];
+        *call->p++ = ':';
+        call->p = ngx_cpymem(call->p, user, len);
+
+        call->keys[i].len = call->p - call->keys[i].data;
+    }
+}
+
+
+static void
+ngx_http_clawd_call_text(ngx_http_clawd_call_t *call, u_char *data,
+    size_t len)
+{
+    call->args[call->n].data = data;
+    call->args[call->n].len = len;
+    call->n++;
+}
+
+
+static void
+ngx_http_clawd_call_number(ngx_http_clawd_call_t *call, int64_t n)
+{
+    u_char  *p;
+
+    p = call->p;
+    call->p = ngx_sprintf(p, "%L", n);
+
+    ngx_http_clawd_call_text(call, p, call->p - p);
+}
