@@ -225,8 +225,8 @@ class Redis:
 
     def usage(self, name):
         flat = self("HGETALL", f"clawd:{{{name}}}:u:{name}")
-        return {key: int(value)
-                for key, value in zip(flat[::2], flat[1::2])}
+        return {key: int(value) for key, value in zip(flat[::2], flat[1::2])
+                if value.isdigit()}
 
     def used(self, name):
         return self.usage(name).get("du", 0)

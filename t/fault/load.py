@@ -25,6 +25,7 @@ class User:
         self.clients = clients
         self.aborts = aborts
         self.largest = largest
+        self.script = ""
 
 
 class Outcome:
@@ -117,8 +118,8 @@ class Load:
         """Sends one request and reads its answer; may another one follow?"""
 
         reader, writer = connection
-        body = body_of(user.name, f"id={outcome.id}", stream=outcome.stream,
-                       max_tokens=outcome.asked,
+        body = body_of(user.name, f"id={outcome.id} {user.script}",
+                       stream=outcome.stream, max_tokens=outcome.asked,
                        size=self.random.randint(0, 200))
         outcome.size = len(body)
         outcome.start = time.monotonic()
