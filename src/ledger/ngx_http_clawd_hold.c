@@ -98,6 +98,8 @@ ngx_http_clawd_hold_done(ngx_http_clawd_hold_t *hold, ngx_int_t rc)
 void
 ngx_http_clawd_hold_go(ngx_http_clawd_hold_t *hold)
 {
+    hold->upstream = 1;
+
     if (hold->flight) {
         hold->flight->upstream = 1;
     }
@@ -110,7 +112,11 @@ ngx_http_clawd_hold_end(ngx_http_clawd_hold_t *hold, int64_t actual)
     if (hold->waiting) {
 
         if (hold->timer.timer_set) {
+
+            /* the store in the zone: nothing is admitted yet */
+
             ngx_del_timer(&hold->timer);
+            ngx_http_clawd_flight_free(hold->flight);
             ngx_free(hold);
             return;
         }
@@ -119,7 +125,7 @@ ngx_http_clawd_hold_end(ngx_http_clawd_hold_t *hold, int64_t actual)
         return;
     }
 
-    if (hold->charge) {
+    if (hold->charge && hold->upstream) {
         ngx_http_clawd_hold_charge(hold, actual);
     }
 

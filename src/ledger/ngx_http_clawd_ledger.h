@@ -170,6 +170,7 @@ struct ngx_http_clawd_hold_s {
     unsigned                      dry_run:1;
     unsigned                      guarded:1;
     unsigned                      charge:1;   /* settle without a reservation */
+    unsigned                      upstream:1; /* the request went on */
     u_char                        name[NGX_HTTP_CLAWD_NAME_LEN];
 };
 

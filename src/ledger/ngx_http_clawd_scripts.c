@@ -279,7 +279,7 @@
     "else\n"                                                                  \
     "  n = seen\n"                                                            \
     "end\n"                                                                   \
-    "return { status, ep, n, rt, tt, mi, mr, mt, dw, du, mw, mu }\n"
+    "return { status, ep, n, rt, tt, mi, mr, mt, dw, du, mw, mu, sn }\n"
 
 
 /* what frees comes first here as well */

@@ -85,7 +85,8 @@ typedef enum {
 
 #define NGX_HTTP_CLAWD_SETTLE_STATUS      0
 #define NGX_HTTP_CLAWD_SETTLE_USAGE       1   /* 11 numbers; epoch first */
-#define NGX_HTTP_CLAWD_SETTLE_N           12
+#define NGX_HTTP_CLAWD_SETTLE_SINCE       12  /* first n of the lineage */
+#define NGX_HTTP_CLAWD_SETTLE_N           13
 
 
 extern ngx_str_t  ngx_http_clawd_scripts[NGX_HTTP_CLAWD_SCRIPTS];

@@ -65,7 +65,7 @@ static void ngx_http_clawd_redis_usage(ngx_http_clawd_usage_t *u,
 static ngx_int_t ngx_http_clawd_redis_integers(ngx_http_clawd_resp_t *reply,
     ngx_uint_t n);
 static void ngx_http_clawd_redis_mirror(ngx_http_clawd_ledger_t *ledger,
-    ngx_str_t *user, ngx_http_clawd_usage_t *usage);
+    ngx_str_t *user, ngx_http_clawd_usage_t *usage, int64_t since);
 static void ngx_http_clawd_redis_settle(ngx_http_clawd_ledger_t *ledger,
     ngx_http_clawd_flight_t *f);
 static ngx_int_t ngx_http_clawd_redis_tell(ngx_http_clawd_ledger_t *ledger,
@@ -286,7 +286,7 @@ ngx_http_clawd_redis_verdict(ngx_http_clawd_hold_t *hold,
 
     ngx_http_clawd_redis_usage(&hold->usage,
                                &items[NGX_HTTP_CLAWD_RESERVE_USAGE]);
-    ngx_http_clawd_redis_mirror(hold->ledger, &hold->user, &hold->usage);
+    ngx_http_clawd_redis_mirror(hold->ledger, &hold->user, &hold->usage, 0);
 
     f = hold->flight;
 
@@ -354,7 +354,7 @@ ngx_http_clawd_redis_unasked(ngx_http_clawd_hold_t *hold,
 static ngx_int_t
 ngx_http_clawd_redis_down(ngx_http_clawd_hold_t *hold)
 {
-    if (hold->look) {
+    if (hold->look || hold->ended) {
         return NGX_ERROR;
     }
 
@@ -468,11 +468,15 @@ ngx_http_clawd_redis_usage(ngx_http_clawd_usage_t *u,
 }
 
 
-/* the newest word of the server wins; all of it or nothing */
+/*
+ * The newest word of the server wins; all of it or nothing.  But one that has
+ * lost its memory since then, as the number tells with which its present count
+ * began, must hear from us first: a question does that, so ours is kept for it.
+ */
 
 static void
 ngx_http_clawd_redis_mirror(ngx_http_clawd_ledger_t *ledger,
-    ngx_str_t *user, ngx_http_clawd_usage_t *usage)
+    ngx_str_t *user, ngx_http_clawd_usage_t *usage, int64_t since)
 {
     uint32_t                   hash;
     ngx_http_clawd_account_t  *acc;
@@ -486,7 +490,8 @@ ngx_http_clawd_redis_mirror(ngx_http_clawd_ledger_t *ledger,
     if (acc
         && (usage->epoch > acc->usage.epoch
             || (usage->epoch == acc->usage.epoch
-                && usage->n >= acc->usage.n)))
+                && usage->n >= acc->usage.n
+                && (acc->usage.n == 0 || acc->usage.n >= since))))
     {
         acc->usage = *usage;
     }
@@ -514,6 +519,7 @@ ngx_http_clawd_redis_tell(ngx_http_clawd_ledger_t *ledger,
     ngx_http_clawd_flight_t *f, ngx_http_clawd_settlement_t *s)
 {
     ngx_int_t               rc;
+    ngx_str_t              *run;
     ngx_http_clawd_call_t   call;
     ngx_http_clawd_told_t  *told;
 
@@ -546,6 +552,9 @@ ngx_http_clawd_redis_tell(ngx_http_clawd_ledger_t *ledger,
     ngx_http_clawd_call_number(&call, s->tpm);
     ngx_http_clawd_call_number(&call, s->offset);
     ngx_http_clawd_call_number(&call, s->offline ? 1 : 0);
+
+    run = ngx_http_clawd_redis_run_id(ledger->link);
+    ngx_http_clawd_call_text(&call, run->data, run->len);
 
     rc = ngx_http_clawd_redis_eval(ledger->link, &told->cmd,
                                    NGX_HTTP_CLAWD_SCRIPT_SETTLE, 3, call.keys,
@@ -585,7 +594,9 @@ ngx_http_clawd_redis_told(ngx_http_clawd_redis_cmd_t *cmd)
 
         ngx_http_clawd_redis_usage(&usage,
                          &cmd->reply->items[1 + NGX_HTTP_CLAWD_SETTLE_USAGE]);
-        ngx_http_clawd_redis_mirror(ledger, &user, &usage);
+        ngx_http_clawd_redis_mirror(ledger, &user, &usage,
+                          cmd->reply->items[1 + NGX_HTTP_CLAWD_SETTLE_SINCE]
+                          .integer);
     }
 
     ngx_free(told);
