@@ -65,7 +65,9 @@ static void ngx_http_clawd_redis_usage(ngx_http_clawd_usage_t *u,
 static ngx_int_t ngx_http_clawd_redis_integers(ngx_http_clawd_resp_t *reply,
     ngx_uint_t n);
 static void ngx_http_clawd_redis_mirror(ngx_http_clawd_ledger_t *ledger,
-    ngx_str_t *user, ngx_http_clawd_usage_t *usage, int64_t since);
+    ngx_str_t *user, ngx_http_clawd_usage_t *usage);
+static int64_t ngx_http_clawd_redis_heard(ngx_http_clawd_ledger_t *ledger,
+    ngx_http_clawd_settlement_t *s);
 static void ngx_http_clawd_redis_settle(ngx_http_clawd_ledger_t *ledger,
     ngx_http_clawd_flight_t *f);
 static ngx_int_t ngx_http_clawd_redis_tell(ngx_http_clawd_ledger_t *ledger,
@@ -286,7 +288,7 @@ ngx_http_clawd_redis_verdict(ngx_http_clawd_hold_t *hold,
 
     ngx_http_clawd_redis_usage(&hold->usage,
                                &items[NGX_HTTP_CLAWD_RESERVE_USAGE]);
-    ngx_http_clawd_redis_mirror(hold->ledger, &hold->user, &hold->usage, 0);
+    ngx_http_clawd_redis_mirror(hold->ledger, &hold->user, &hold->usage);
 
     f = hold->flight;
 
@@ -468,15 +470,11 @@ ngx_http_clawd_redis_usage(ngx_http_clawd_usage_t *u,
 }
 
 
-/*
- * The newest word of the server wins; all of it or nothing.  But one that has
- * lost its memory since then, as the number tells with which its present count
- * began, must hear from us first: a question does that, so ours is kept for it.
- */
+/* the newest word of the server wins; all of it or nothing */
 
 static void
 ngx_http_clawd_redis_mirror(ngx_http_clawd_ledger_t *ledger,
-    ngx_str_t *user, ngx_http_clawd_usage_t *usage, int64_t since)
+    ngx_str_t *user, ngx_http_clawd_usage_t *usage)
 {
     uint32_t                   hash;
     ngx_http_clawd_account_t  *acc;
@@ -490,13 +488,39 @@ ngx_http_clawd_redis_mirror(ngx_http_clawd_ledger_t *ledger,
     if (acc
         && (usage->epoch > acc->usage.epoch
             || (usage->epoch == acc->usage.epoch
-                && usage->n >= acc->usage.n
-                && (acc->usage.n == 0 || acc->usage.n >= since))))
+                && usage->n >= acc->usage.n)))
     {
         acc->usage = *usage;
     }
 
     ngx_shmtx_unlock(&ledger->zone->shpool->mutex);
+}
+
+
+/* the newest operation of a user that this gateway has heard of */
+
+static int64_t
+ngx_http_clawd_redis_heard(ngx_http_clawd_ledger_t *ledger,
+    ngx_http_clawd_settlement_t *s)
+{
+    int64_t                    n;
+    uint32_t                   hash;
+    ngx_str_t                  user;
+    ngx_http_clawd_account_t  *acc;
+
+    user.data = s->user;
+    user.len = s->user_len;
+
+    hash = ngx_http_clawd_account_hash(ledger->accounts, &user);
+
+    ngx_shmtx_lock(&ledger->zone->shpool->mutex);
+
+    acc = ngx_http_clawd_account_find_locked(ledger->accounts, &user, hash);
+    n = acc ? acc->usage.n : 0;
+
+    ngx_shmtx_unlock(&ledger->zone->shpool->mutex);
+
+    return n;
 }
 
 
@@ -555,6 +579,7 @@ ngx_http_clawd_redis_tell(ngx_http_clawd_ledger_t *ledger,
 
     run = ngx_http_clawd_redis_run_id(ledger->link);
     ngx_http_clawd_call_text(&call, run->data, run->len);
+    ngx_http_clawd_call_number(&call, ngx_http_clawd_redis_heard(ledger, s));
 
     rc = ngx_http_clawd_redis_eval(ledger->link, &told->cmd,
                                    NGX_HTTP_CLAWD_SCRIPT_SETTLE, 3, call.keys,
@@ -594,9 +619,7 @@ ngx_http_clawd_redis_told(ngx_http_clawd_redis_cmd_t *cmd)
 
         ngx_http_clawd_redis_usage(&usage,
                          &cmd->reply->items[1 + NGX_HTTP_CLAWD_SETTLE_USAGE]);
-        ngx_http_clawd_redis_mirror(ledger, &user, &usage,
-                          cmd->reply->items[1 + NGX_HTTP_CLAWD_SETTLE_SINCE]
-                          .integer);
+        ngx_http_clawd_redis_mirror(ledger, &user, &usage);
     }
 
     ngx_free(told);
