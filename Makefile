@@ -115,6 +115,11 @@ hostile: deps-source deps-test ## hostile requests and answers under ASAN
 	@tools/hostile.sh
 
 
+.PHONY: fault
+fault: deps-test build ## quotas under kills, reloads and outages of Redis
+	@tools/fault.sh
+
+
 .PHONY: static
 static: deps-source deps-test ## t/ on an NGINX with the module linked in
 	@tools/build.sh static

@@ -2,11 +2,14 @@
  * Copyright (C) clawd authors
  *
  * Request bodies.  Of the input the first four bytes choose the format, who
- * asks, the cap and the cuts; the rest is the body.  It must hold that:
+ * asks, the caps and the cuts; the rest is the body.  It must hold that:
  *
- *  - a body in pieces is judged and edited as the whole one;
+ *  - a body in pieces is judged, edited and estimated as the whole one;
  *  - the edited body has the length that was promised;
- *  - it is accepted again, as the same model, without an edit.
+ *  - it is accepted again, as the same model, without an edit, and estimated
+ *    as what it was made of, but for the bytes that were added;
+ *  - with a cap or a default the output is bounded;
+ *  - the bound of the prompt covers every text that can be no image.
  */
 
 #include <stdint.h>
@@ -138,6 +141,130 @@ fuzz_same(const ngx_str_t *a, const ngx_str_t *b)
 }
 
 
+/* the end of the string that begins at p, of a body that was accepted */
+
+static const u_char *
+fuzz_string_end(const u_char *p)
+{
+    for (p++; *p != '"'; p++) {
+        if (*p == '\\') {
+            p++;
+        }
+    }
+
+    return p + 1;
+}
+
+
+/* whether a key, with its quotes, may lead to the bytes of an image */
+
+static int
+fuzz_media(const u_char *key, size_t len)
+{
+    size_t  i;
+
+    static const char  *keys[] = {
+        "\"images\"", "\"image_url\"", "\"source\"", "\"input_audio\""
+    };
+
+    for (i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
+        if (len == strlen(keys[i]) && memcmp(key, keys[i], len) == 0) {
+            return 1;
+        }
+    }
+
+    return memchr(key, '\\', len) != NULL;
+}
+
+
+/* bytes of strings, but for those below a key that may lead to an image */
+
+static size_t
+fuzz_text(const u_char *p, const u_char *last)
+{
+    int            media[NGX_HTTP_CLAWD_JSON_DEPTH + 2], next;
+    size_t         depth, len;
+    const u_char  *end, *q;
+
+    depth = 0;
+    media[0] = 0;
+    next = 0;
+    len = 0;
+
+    while (p < last) {
+        end = p + 1;
+
+        switch (*p) {
+
+        case '{':
+        case '[':
+            media[depth + 1] = media[depth] | next;
+            depth++;
+            next = 0;
+            break;
+
+        case '}':
+        case ']':
+            depth--;
+            next = 0;
+            break;
+
+        case ',':
+            next = 0;
+            break;
+
+        case '"':
+            end = fuzz_string_end(p);
+
+            for (q = end; q < last && strchr(" \t\r\n", *q) && *q; q++) {
+                /* void */
+            }
+
+            if (q < last && *q == ':') {
+                next = fuzz_media(p, end - p);
+                len += end - p - 2;
+
+            } else if (!media[depth] && !next) {
+                len += end - p - 2;
+            }
+        }
+
+        p = end;
+    }
+
+    return len;
+}
+
+
+static void
+fuzz_estimates(const fuzz_result_t *whole, const fuzz_result_t *pieces,
+    const fuzz_result_t *again, const u_char *body, size_t len)
+{
+    const ngx_http_clawd_request_t  *rq;
+
+    rq = &whole->rq;
+
+    fuzz_assert(rq->output_tokens == pieces->rq.output_tokens);
+    fuzz_assert(rq->prompt_bound == pieces->rq.prompt_bound);
+    fuzz_assert(rq->prompt_guess == pieces->rq.prompt_guess);
+
+    fuzz_assert(rq->output_tokens == again->rq.output_tokens);
+    fuzz_assert(again->rq.prompt_bound - rq->prompt_bound
+                == (int64_t) whole->len - (int64_t) len);
+
+    fuzz_assert(rq->output_tokens >= -1);
+    fuzz_assert(rq->output_tokens <= NGX_HTTP_CLAWD_OUTPUT_TOKENS);
+
+    if (rq->max_tokens || rq->default_tokens) {
+        fuzz_assert(rq->output_tokens != -1);
+    }
+
+    fuzz_assert(rq->prompt_guess >= 0);
+    fuzz_assert(rq->prompt_guess <= rq->prompt_bound);
+    fuzz_assert(rq->prompt_bound >= (int64_t) fuzz_text(body, body + len));
+}
+
+
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
@@ -173,6 +300,8 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     fuzz_assert(again.rq.stream == whole.rq.stream);
     fuzz_same(&again.rq.model.sent, &whole.rq.model.sent);
     fuzz_same(&again.rq.model.label, &whole.rq.model.label);
+
+    fuzz_estimates(&whole, &pieces, &again, body, size);
 
     free(whole.out);
     free(pieces.out);

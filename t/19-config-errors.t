@@ -215,7 +215,7 @@ clawd_zone clawd:1m;
 location / { clawd_pass http://127.0.0.1:1; }
 --- must_die
 --- error_log
-"clawd_auth" is on and there is no token to accept, add "clawd_token" to the http block or say "clawd_auth off;"
+"clawd_auth" is on and there is no token to accept, add "clawd_token" or "clawd_redis" to the http block or say "clawd_auth off;"
 
 
 
@@ -331,7 +331,7 @@ clawd_zone clawd:8k;
 --- config
 --- must_die
 --- error_log
-zone "clawd:8k" is too small: at least 64k is needed
+zone "clawd:8k" is too small: at least 256k is needed
 
 
 
@@ -402,7 +402,7 @@ clawd_token sk-alice user=alice role=root;
 --- config
 --- must_die
 --- error_log
-"clawd_token" takes "user=NAME" and "role=user" or "role=admin" once each, got "role=root"
+"clawd_token" takes "user=NAME", "plan=NAME" and "role=user" or "role=admin" once each, got "role=root"
 
 
 

@@ -184,7 +184,7 @@ clawd_zone clawd:32k;
 --- config
 --- must_die
 --- error_log
-zone "clawd:32k" is too small: at least 64k is needed
+zone "clawd:32k" is too small: at least 256k is needed
 
 
 
@@ -212,7 +212,7 @@ the shared memory zone "clawd" is already declared for a different use
 
 === TEST 16: the smallest zone serves
 --- http_config
-clawd_zone clawd:64k;
+clawd_zone clawd:256k;
 --- config
 location = /metrics { clawd_metrics; }
 --- request

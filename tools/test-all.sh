@@ -5,7 +5,7 @@
 # counts has failed; a suite that fails does not keep the next from running.
 #
 #     tools/test-all.sh [SUITE...]     default: all, in this order:
-#     deps build check unit t asan hostile static test-1.26 fuzz e2e
+#     deps build check unit t asan hostile fault static test-1.26 fuzz e2e
 #
 # The output of each suite is kept in build/log/SUITE.log.
 
@@ -17,8 +17,8 @@ logs=build/log
 mkdir -p "$logs"
 
 suites=("$@")
-[ $# -gt 0 ] || suites=(deps build check unit t asan hostile static test-1.26
-                        fuzz e2e)
+[ $# -gt 0 ] || suites=(deps build check unit t asan hostile fault static
+                        test-1.26 fuzz e2e)
 
 total_passed=0
 total_failed=0

@@ -34,15 +34,15 @@
 typedef struct {
     ngx_atomic_t    ready;
     uint64_t        hash;
-    uint32_t        made;         /* low bits of ngx_current_msec */
-    uint32_t        used;         /* the same, in seconds */
+    ngx_msec_t      made;         /* ngx_current_msec, as the mark has it */
+    uint32_t        used;         /* the same clock in seconds */
     uint32_t        generation;
     uint32_t        flushes;
     uint16_t        len;          /* of the packed record, after the name */
     uint8_t         name_len;
     uint8_t         kind;
     uint8_t         negative;
-    u_char          data[1];      /* name, packed record; to the place's end */
+    u_char          data[];       /* name, packed record; to the place's end */
 } ngx_http_clawd_cache_entry_t;
 
 #define NGX_HTTP_CLAWD_CACHE_HEAD                                             \
@@ -108,7 +108,7 @@ static ngx_uint_t ngx_http_clawd_cache_same(ngx_http_clawd_cache_ask_t *ask,
     ngx_http_clawd_cache_entry_t *e);
 static ngx_uint_t ngx_http_clawd_cache_usable(ngx_http_clawd_cache_t *cache,
     ngx_http_clawd_cache_entry_t *e, ngx_uint_t stale);
-static ngx_uint_t ngx_http_clawd_cache_age(ngx_http_clawd_cache_entry_t *e);
+static ngx_msec_t ngx_http_clawd_cache_age(ngx_http_clawd_cache_entry_t *e);
 static uint32_t ngx_http_clawd_cache_idle(ngx_http_clawd_cache_entry_t *e);
 static uint32_t ngx_http_clawd_cache_count(ngx_http_clawd_cache_ask_t *ask);
 static ngx_http_clawd_cache_entry_t *ngx_http_clawd_cache_victim(
@@ -307,7 +307,8 @@ ngx_http_clawd_cache_put(ngx_http_clawd_zone_t *zone,
     ngx_memory_barrier();
 
     e->hash = ask.hash;
-    e->made = (uint32_t) mark;
+    e->made = ngx_current_msec - ((uint32_t) ngx_current_msec
+                                  - (uint32_t) mark);
     e->used = (uint32_t) (ngx_current_msec / 1000);
     e->generation = ask.cache->generation;
     e->flushes = ask.cache->flushes;
@@ -529,7 +530,7 @@ static ngx_uint_t
 ngx_http_clawd_cache_usable(ngx_http_clawd_cache_t *cache,
     ngx_http_clawd_cache_entry_t *e, ngx_uint_t stale)
 {
-    ngx_uint_t  age;
+    ngx_msec_t  age;
 
     age = ngx_http_clawd_cache_age(e);
 
@@ -548,19 +549,23 @@ ngx_http_clawd_cache_usable(ngx_http_clawd_cache_t *cache,
 
 
 /*
- * Another process may have a clock that is a little ahead of this one's.
- * Differences are of 32 bits: an entry that nobody replaced for 24 days looks
- * as if it came from there, so it must not have been used since.
+ * In ms.  Another process may have a clock that is a little ahead of this
+ * one's; what seems further ahead is so old that a clock of 32 bits has run
+ * around.
  */
 
-static ngx_uint_t
+static ngx_msec_t
 ngx_http_clawd_cache_age(ngx_http_clawd_cache_entry_t *e)
 {
-    int32_t  age;
+    ngx_msec_int_t  age;
 
-    age = (int32_t) ((uint32_t) ngx_current_msec - e->made);
+    age = (ngx_msec_int_t) (ngx_current_msec - e->made);
 
-    return (age < 0) ? 0 : age;
+    if (age < 0 && age > -NGX_HTTP_CLAWD_CACHE_TOLD) {
+        return 0;
+    }
+
+    return (ngx_msec_t) age;
 }
 
 
@@ -575,7 +580,7 @@ ngx_http_clawd_cache_idle(ngx_http_clawd_cache_entry_t *e)
 }
 
 
-/* Changes with whatever makes an answer too old; none of the three goes back. */
+/* Grows with whatever makes an answer too old: none of the three goes back. */
 
 static uint32_t
 ngx_http_clawd_cache_count(ngx_http_clawd_cache_ask_t *ask)

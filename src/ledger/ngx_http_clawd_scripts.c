@@ -53,6 +53,11 @@
     "local dirty = start or raised\n"                                         \
     "local full = dirty\n"                                                    \
                                                                               \
+    "local function lacks(gn)\n"                                              \
+    "  return (start or gn < sn)\n"                                           \
+    "      and gn > (tonumber(string.match(bs, '^%d+')) or 0)\n"              \
+    "end\n"                                                                   \
+                                                                              \
     "local function base(...)\n"                                              \
     "  return string.format('%.0f:%.0f:%.0f:%.0f:%.0f:%.0f:%.0f:%.0f', ...)\n"\
     "end\n"                                                                   \
@@ -112,14 +117,12 @@
  */
 
 #define NGX_HTTP_CLAWD_LUA_HEAL                                               \
-    "local gn, kind = tonumber(ARGV[13]), nil\n"                              \
+    "local kind\n"                                                            \
     "if gn > 0 and epoch == ep then\n"                                        \
     "  if not start and gn > n then\n"                                        \
     "    kind = 2\n"                                                          \
-    "  elseif start or gn < sn then\n"                                        \
-    "    if gn > (tonumber(string.match(bs, '^%d+')) or 0) then\n"            \
-    "      kind = 1\n"                                                        \
-    "    end\n"                                                               \
+    "  elseif lacks(gn) then\n"                                               \
+    "    kind = 1\n"                                                          \
     "  end\n"                                                                 \
     "end\n"                                                                   \
                                                                               \
@@ -165,7 +168,7 @@
     "local run = ARGV[12]\n"                                                  \
     NGX_HTTP_CLAWD_LUA_OPEN                                                   \
     "local rid, est = ARGV[1], min(tonumber(ARGV[2]), MAX)\n"                 \
-    "local deadline = tonumber(ARGV[4])\n"                                    \
+    "local deadline, gn = tonumber(ARGV[4]), tonumber(ARGV[13])\n"            \
     "local dead = call('ZRANGEBYSCORE', F, '-inf', ms, 'LIMIT', 0, 64)\n"     \
     "local card = call('ZCARD', F)\n"                                         \
     "local live = max(card - #dead, tonumber(ARGV[14]))\n"                    \
@@ -177,7 +180,7 @@
                                                                               \
     "if deadline > 0 and now > deadline then return reply(3, 0, seen) end\n"  \
     "if est >= 0 and call('ZSCORE', F, rid) then\n"                           \
-    "  return reply(2, 0, seen)\n"                                            \
+    "  return reply(2, 0, (gn > n or lacks(gn)) and 0 or seen)\n"             \
     "end\n"                                                                   \
     NGX_HTTP_CLAWD_LUA_HEAL                                                   \
     "if est < 0 then return reply(1, 0, max(seen, kind and gn or 0)) end\n"   \
@@ -244,6 +247,8 @@
     "local minute, day = tonumber(ARGV[4]), tonumber(ARGV[5])\n"              \
     "local month, tpm = tonumber(ARGV[6]), tonumber(ARGV[8])\n"               \
     "local offline, unknown, status = ARGV[10] == '1', false, 0\n"            \
+    "local gn = tonumber(ARGV[12]) or 0\n"                                    \
+    "local behind = gn > n or lacks(gn)\n"                                    \
                                                                               \
     "if not offline or call('ZADD', O, 'NX', ms, 's' .. rid) == 1 then\n"     \
     "  if offline then\n"                                                     \
@@ -279,7 +284,8 @@
     "else\n"                                                                  \
     "  n = seen\n"                                                            \
     "end\n"                                                                   \
-    "return { status, ep, n, rt, tt, mi, mr, mt, dw, du, mw, mu, sn }\n"
+    "if behind then n = 0 end\n"                                              \
+    "return { status, ep, n, rt, tt, mi, mr, mt, dw, du, mw, mu }\n"
 
 
 /* what frees comes first here as well */

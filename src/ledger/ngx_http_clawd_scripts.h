@@ -48,14 +48,19 @@
  *     whose n is below the gateway's, is not news of the user.
  *
  * SETTLE   ARGV rid est actual minute day month epoch tpm offset_s offline
- *          [run]
+ *          [run n]
  *
  *     offline 1: Redis has not seen the reservation: all of actual is charged,
- *     once, to those of the windows that are not over.  Without run, as above,
- *     a charge that comes first after Redis has lost data may be lost, too.
- *     returns { status, epoch, n, … month_tokens } as above; status: 1
- *     settled, 2 settled late (it had been an orphan), 0 nothing to settle,
- *     or not any more.
+ *     once, to those of the windows that are not over.  run as above: without
+ *     it, a charge that comes first after Redis has lost data may be lost, too.
+ *     n is the newest operation number that the gateway has seen of this user,
+ *     of any epoch: the reply's is 0 where the server lacks operations that the
+ *     gateway knows of, since what it counts then is not news of the user.
+ *     Without n, no reply of SETTLE is.
+ *
+ *     returns { status, epoch, n, … month_tokens } as above; status: 1 settled,
+ *     2 settled late (it had been an orphan), 0 nothing to settle, or not any
+ *     more.
  *
  * BEAT     ARGV ttl_ms deadline_us rid …
  *
@@ -85,8 +90,7 @@ typedef enum {
 
 #define NGX_HTTP_CLAWD_SETTLE_STATUS      0
 #define NGX_HTTP_CLAWD_SETTLE_USAGE       1   /* 11 numbers; epoch first */
-#define NGX_HTTP_CLAWD_SETTLE_SINCE       12  /* first n of the lineage */
-#define NGX_HTTP_CLAWD_SETTLE_N           13
+#define NGX_HTTP_CLAWD_SETTLE_N           12
 
 
 extern ngx_str_t  ngx_http_clawd_scripts[NGX_HTTP_CLAWD_SCRIPTS];

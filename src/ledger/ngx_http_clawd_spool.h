@@ -32,7 +32,9 @@ typedef struct {
     /* private: the replay that is under way; fd NGX_INVALID_FILE: none */
     ngx_fd_t     fd;
     off_t        offset;
+    off_t        passed;       /* damaged bytes so far */
     time_t       synced;
+    time_t       told;         /* the last error that was logged */
 } ngx_http_clawd_spool_t;
 
 
@@ -41,9 +43,10 @@ void ngx_http_clawd_spool_init(ngx_http_clawd_spool_t *spool, ngx_str_t *path,
 
 /*
  * Appends n settlements in one write: all or none are there afterwards, each
- * with its length and a CRC-32C.  Synced to the disk at least once a second.
- * NGX_OK, or NGX_ERROR (disk full, file at its size, no permission), logged at
- * most once a second.
+ * with its length and a CRC-32C.  They outlive the process at once; the first
+ * append of each second syncs them to the disk.  NGX_OK, or NGX_ERROR (disk
+ * full, file at its size, no permission), logged at most once a second: then
+ * append them again later, they may be there twice.
  */
 ngx_int_t ngx_http_clawd_spool_append(ngx_http_clawd_spool_t *spool,
     ngx_http_clawd_settlement_t *s, ngx_uint_t n);

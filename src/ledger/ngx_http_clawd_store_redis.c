@@ -65,12 +65,16 @@ static void ngx_http_clawd_redis_usage(ngx_http_clawd_usage_t *u,
 static ngx_int_t ngx_http_clawd_redis_integers(ngx_http_clawd_resp_t *reply,
     ngx_uint_t n);
 static void ngx_http_clawd_redis_mirror(ngx_http_clawd_ledger_t *ledger,
-    ngx_str_t *user, ngx_http_clawd_usage_t *usage, int64_t since);
+    ngx_str_t *user, ngx_http_clawd_usage_t *usage);
+static int64_t ngx_http_clawd_redis_heard(ngx_http_clawd_ledger_t *ledger,
+    ngx_http_clawd_settlement_t *s);
 static void ngx_http_clawd_redis_settle(ngx_http_clawd_ledger_t *ledger,
     ngx_http_clawd_flight_t *f);
 static ngx_int_t ngx_http_clawd_redis_tell(ngx_http_clawd_ledger_t *ledger,
     ngx_http_clawd_flight_t *f, ngx_http_clawd_settlement_t *s);
 static void ngx_http_clawd_redis_told(ngx_http_clawd_redis_cmd_t *cmd);
+static void ngx_http_clawd_redis_unmark(ngx_http_clawd_ledger_t *ledger,
+    ngx_http_clawd_settlement_t *s);
 static ngx_uint_t ngx_http_clawd_redis_final(
     ngx_http_clawd_told_t *told, ngx_http_clawd_redis_cmd_t *cmd);
 static void ngx_http_clawd_redis_tick(ngx_http_clawd_ledger_t *ledger);
@@ -84,7 +88,7 @@ static void ngx_http_clawd_redis_beat(ngx_http_clawd_ledger_t *ledger,
     ngx_msec_t age);
 static void ngx_http_clawd_redis_beat_user(ngx_http_clawd_ledger_t *ledger,
     ngx_http_clawd_flight_t **flights, ngx_uint_t n);
-static void ngx_http_clawd_redis_beaten(ngx_http_clawd_redis_cmd_t *cmd);
+static void ngx_http_clawd_redis_freed(ngx_http_clawd_redis_cmd_t *cmd);
 static void ngx_http_clawd_call_init(ngx_http_clawd_call_t *call,
     u_char *user, size_t len);
 static void ngx_http_clawd_call_text(ngx_http_clawd_call_t *call,
@@ -286,7 +290,7 @@ ngx_http_clawd_redis_verdict(ngx_http_clawd_hold_t *hold,
 
     ngx_http_clawd_redis_usage(&hold->usage,
                                &items[NGX_HTTP_CLAWD_RESERVE_USAGE]);
-    ngx_http_clawd_redis_mirror(hold->ledger, &hold->user, &hold->usage, 0);
+    ngx_http_clawd_redis_mirror(hold->ledger, &hold->user, &hold->usage);
 
     f = hold->flight;
 
@@ -468,15 +472,11 @@ ngx_http_clawd_redis_usage(ngx_http_clawd_usage_t *u,
 }
 
 
-/*
- * The newest word of the server wins; all of it or nothing.  But one that has
- * lost its memory since then, as the number tells with which its present count
- * began, must hear from us first: a question does that, so ours is kept for it.
- */
+/* the newest word of the server wins; all of it or nothing */
 
 static void
 ngx_http_clawd_redis_mirror(ngx_http_clawd_ledger_t *ledger,
-    ngx_str_t *user, ngx_http_clawd_usage_t *usage, int64_t since)
+    ngx_str_t *user, ngx_http_clawd_usage_t *usage)
 {
     uint32_t                   hash;
     ngx_http_clawd_account_t  *acc;
@@ -490,13 +490,39 @@ ngx_http_clawd_redis_mirror(ngx_http_clawd_ledger_t *ledger,
     if (acc
         && (usage->epoch > acc->usage.epoch
             || (usage->epoch == acc->usage.epoch
-                && usage->n >= acc->usage.n
-                && (acc->usage.n == 0 || acc->usage.n >= since))))
+                && usage->n >= acc->usage.n)))
     {
         acc->usage = *usage;
     }
 
     ngx_shmtx_unlock(&ledger->zone->shpool->mutex);
+}
+
+
+/* the newest operation of a user that this gateway has heard of */
+
+static int64_t
+ngx_http_clawd_redis_heard(ngx_http_clawd_ledger_t *ledger,
+    ngx_http_clawd_settlement_t *s)
+{
+    int64_t                    n;
+    uint32_t                   hash;
+    ngx_str_t                  user;
+    ngx_http_clawd_account_t  *acc;
+
+    user.data = s->user;
+    user.len = s->user_len;
+
+    hash = ngx_http_clawd_account_hash(ledger->accounts, &user);
+
+    ngx_shmtx_lock(&ledger->zone->shpool->mutex);
+
+    acc = ngx_http_clawd_account_find_locked(ledger->accounts, &user, hash);
+    n = acc ? acc->usage.n : 0;
+
+    ngx_shmtx_unlock(&ledger->zone->shpool->mutex);
+
+    return n;
 }
 
 
@@ -555,6 +581,7 @@ ngx_http_clawd_redis_tell(ngx_http_clawd_ledger_t *ledger,
 
     run = ngx_http_clawd_redis_run_id(ledger->link);
     ngx_http_clawd_call_text(&call, run->data, run->len);
+    ngx_http_clawd_call_number(&call, ngx_http_clawd_redis_heard(ledger, s));
 
     rc = ngx_http_clawd_redis_eval(ledger->link, &told->cmd,
                                    NGX_HTTP_CLAWD_SCRIPT_SETTLE, 3, call.keys,
@@ -594,9 +621,11 @@ ngx_http_clawd_redis_told(ngx_http_clawd_redis_cmd_t *cmd)
 
         ngx_http_clawd_redis_usage(&usage,
                          &cmd->reply->items[1 + NGX_HTTP_CLAWD_SETTLE_USAGE]);
-        ngx_http_clawd_redis_mirror(ledger, &user, &usage,
-                          cmd->reply->items[1 + NGX_HTTP_CLAWD_SETTLE_SINCE]
-                          .integer);
+        ngx_http_clawd_redis_mirror(ledger, &user, &usage);
+
+        if (told->s.offline && f) {
+            ngx_http_clawd_redis_unmark(ledger, &told->s);
+        }
     }
 
     ngx_free(told);
@@ -615,6 +644,44 @@ ngx_http_clawd_redis_told(ngx_http_clawd_redis_cmd_t *cmd)
 
     f->since = ngx_current_msec + 250;
     ledger->due++;
+}
+
+
+/*
+ * A charge without a reservation has left a mark, lest it be charged twice.
+ * What is answered is not sent again: the mark goes.  If this is not heard, it
+ * goes after a week.
+ */
+
+static void
+ngx_http_clawd_redis_unmark(ngx_http_clawd_ledger_t *ledger,
+    ngx_http_clawd_settlement_t *s)
+{
+    u_char                       mark[1 + NGX_HTTP_CLAWD_RID_HEX];
+    ngx_str_t                    argv[3];
+    ngx_http_clawd_call_t        call;
+    ngx_http_clawd_redis_cmd_t  *cmd;
+
+    cmd = ngx_calloc(sizeof(ngx_http_clawd_redis_cmd_t), ledger->log);
+    if (cmd == NULL) {
+        return;
+    }
+
+    cmd->handler = ngx_http_clawd_redis_freed;
+
+    mark[0] = 's';
+    ngx_memcpy(mark + 1, s->rid, NGX_HTTP_CLAWD_RID_HEX);
+
+    ngx_http_clawd_call_init(&call, s->user, s->user_len);
+
+    ngx_str_set(&argv[0], "ZREM");
+    argv[1] = call.keys[2];
+    argv[2].data = mark;
+    argv[2].len = sizeof(mark);
+
+    if (ngx_http_clawd_redis_send(ledger->link, cmd, 3, argv) != NGX_OK) {
+        ngx_free(cmd);
+    }
 }
 
 
@@ -925,7 +992,7 @@ ngx_http_clawd_redis_beat_user(ngx_http_clawd_ledger_t *ledger,
         return;
     }
 
-    cmd->handler = ngx_http_clawd_redis_beaten;
+    cmd->handler = ngx_http_clawd_redis_freed;
 
     now = ngx_http_clawd_redis_now(ledger->link);
 
@@ -953,10 +1020,13 @@ ngx_http_clawd_redis_beat_user(ngx_http_clawd_ledger_t *ledger,
 }
 
 
-/* one that was not heard is followed by the next, well before the expiry */
+/*
+ * Of commands whose answer tells nothing: a heartbeat that was not heard is
+ * followed by the next, well before the expiry.
+ */
 
 static void
-ngx_http_clawd_redis_beaten(ngx_http_clawd_redis_cmd_t *cmd)
+ngx_http_clawd_redis_freed(ngx_http_clawd_redis_cmd_t *cmd)
 {
     ngx_free(cmd);
 }

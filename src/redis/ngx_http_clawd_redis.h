@@ -21,6 +21,7 @@
 
 
 #define NGX_HTTP_CLAWD_REDIS_SCRIPTS  8     /* at most */
+#define NGX_HTTP_CLAWD_REDIS_PLACE    3     /* in the list of areas */
 
 
 /* what to do with requests while Redis does not answer */
@@ -98,10 +99,12 @@ struct ngx_http_clawd_redis_cmd_s {
     ngx_queue_t               queue;
     ngx_msec_t                sent;
     ngx_msec_t                deadline;
+    uint64_t                  stamp;       /* microseconds, for the latency */
     u_char                   *bytes;       /* to be sent; owned by the link */
     size_t                    len;
     ngx_int_t                 script;      /* -1: none */
     unsigned                  again:1;
+    unsigned                  own:1;       /* the link's */
 };
 
 
@@ -114,6 +117,10 @@ typedef struct {
                                               until then */
     ngx_atomic_t                probe;     /* pid of who may try, or 0 */
     ngx_atomic_t                probe_at;
+    ngx_atomic_t                bad_at;    /* the last word that was not good;
+                                              0: none ever */
+    ngx_atomic_t                told;      /* its class, as logged; 0: good */
+    ngx_atomic_t                told_at;
     ngx_atomic_t                tracker;   /* pid of who subscribes, or 0 */
     ngx_atomic_t                errors[NGX_HTTP_CLAWD_REDIS_RESULTS];
     ngx_http_clawd_histogram_t  latency;   /* of commands; SCALE_FINE */
@@ -171,7 +178,7 @@ void ngx_http_clawd_redis_clock(ngx_http_clawd_redis_t *link,
  * Sends a command of argc arguments.  What one turn of the event loop sends
  * goes out in one write.  NGX_OK: the handler will be called.  NGX_DECLINED:
  * it will not, since the link is not ready or too much is pending.  NGX_ERROR
- * likewise, on allocation failure.
+ * likewise, on allocation failure or with more than 256 arguments in all.
  */
 ngx_int_t ngx_http_clawd_redis_send(ngx_http_clawd_redis_t *link,
     ngx_http_clawd_redis_cmd_t *cmd, ngx_uint_t argc, ngx_str_t *argv);

@@ -20,6 +20,7 @@
 #define NGX_HTTP_CLAWD_RESP_DEPTH   3        /* arrays in arrays */
 #define NGX_HTTP_CLAWD_RESP_LINE    1024
 #define NGX_HTTP_CLAWD_RESP_BULK    65536
+#define NGX_HTTP_CLAWD_RESP_SIZE    262144   /* bytes of a reply */
 
 
 typedef enum {
@@ -50,7 +51,12 @@ typedef struct {
 /*
  * Reads one reply from the start of p .. last.  NGX_OK: *end is behind it.
  * NGX_AGAIN: it is not whole yet; *need is how many bytes from p on are needed
- * at least.  NGX_ERROR: it is none, or out of bounds.
+ * at least: to look again sooner is of no use.  NGX_ERROR: it is none, or out
+ * of bounds.
+ *
+ * Integers and lengths are decimal without "+" and leading zeros; of lengths
+ * only -1 is negative.  A line has no CR or LF in it, and is not longer than
+ * RESP_LINE without its type and line break.
  */
 ngx_int_t ngx_http_clawd_resp_read(ngx_http_clawd_resp_t *resp, u_char *p,
     u_char *last, u_char **end, size_t *need);

@@ -83,10 +83,10 @@ ngx_http_clawd_zone_add(ngx_conf_t *cf, ngx_str_t *value, void *tag,
         return NULL;
     }
 
-    if (size < (ssize_t) (16 * ngx_pagesize)) {
+    if (size < (ssize_t) (64 * ngx_pagesize)) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                            "zone \"%V\" is too small: at least %uzk is needed",
-                           value, (size_t) (16 * ngx_pagesize / 1024));
+                           value, (size_t) (64 * ngx_pagesize / 1024));
         return NULL;
     }
 

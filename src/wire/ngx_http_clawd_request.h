@@ -38,7 +38,7 @@
 /* a token of sound has at least so many bytes of base64 at 8 kbit/s */
 #define NGX_HTTP_CLAWD_AUDIO_BYTES     16
 
-/* what a chat template adds: to a prompt, a message, a tool, and to any tools */
+/* what a chat template adds to a prompt, a message, a tool, and to any tools */
 #define NGX_HTTP_CLAWD_TEMPLATE_TOKENS  128
 #define NGX_HTTP_CLAWD_MESSAGE_TOKENS   8
 #define NGX_HTTP_CLAWD_TOOL_TOKENS      64

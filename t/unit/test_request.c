@@ -1585,6 +1585,12 @@ test_prompt_messages_images(void **state)
                       "\"text\":\"x\"}]}"),
               "messages", 2 * LEN(B64), 2, 8);
 
+    prompt_is(&messages,
+              CONTENT("{\"content\":[{\"source\":{\"data\":\"" B64 "\","
+                      "\"type\":\"base64\"},\"type\":\"image\"}],"
+                      "\"type\":\"tool_result\"}"),
+              "messages", LEN(B64), 1, 8);
+
     /* a document may be plain text */
 
     prompt_is(&messages,

@@ -1,0 +1,434 @@
+#!/usr/bin/env python3
+"""Redis outages of each kind, with what each on_down promises, and no usage
+lost or charged twice.
+
+    outages.py [PART ...]
+"""
+
+import sys
+import threading
+import time
+
+from harness import (REDIS_TIMEOUT, Gateway, Redis, Report, Stream, Upstream,
+                     digest, free_port, noon_zone, wait_for)
+
+# Several words of Redis, and what a busy machine adds.
+
+PROMPT = 4 * REDIS_TIMEOUT + 0.6
+
+# The link tries again at least that often, in seconds.
+
+BACK = 7.0
+
+TOKEN = "token-of-alice"
+
+
+def admin(redis, limit=100000):
+    redis.user("alice", TOKEN, tokens_per_day=limit, tz=noon_zone())
+
+
+class Outage:
+    """One gateway or more and one Redis, with alice."""
+
+    def __init__(self, report, aof="always", count=1, up=True, limit=100000,
+                 **options):
+        self.report = report
+        self.limit = limit
+        self.redis = Redis(aof)
+        self.upstream = Upstream()
+        if up:
+            self.redis.start()
+            admin(self.redis, limit)
+        self.gateways = [Gateway(self.upstream, self.redis, **options).start()
+                         for _ in range(count)]
+        self.gateway = self.gateways[0]
+        if up:
+            for gateway in self.gateways:
+                wait_for("the first answer", lambda g=gateway: g.chat(
+                    TOKEN, script="fast tokens=1,1", user="alice").status
+                    == 200)
+
+    def chat(self, gateway=None, token=TOKEN, tokens="30,20", max_tokens=20):
+        """Status, and the seconds that it took."""
+        start = time.monotonic()
+        answer = (gateway or self.gateway).chat(
+            token, script=f"fast tokens={tokens}", user="alice",
+            max_tokens=max_tokens)
+        self.answer = answer
+        return answer.status, time.monotonic() - start
+
+    def refused(self, what):
+        """503 with Retry-After, and prompt."""
+        results = [self.chat() for _ in range(10)]
+        self.report.check(f"{what}: 503", {s for s, _ in results} == {503},
+                          str([s for s, _ in results]))
+        self.report.check(f"{what}: Retry-After", int(
+            self.answer.headers.get("Retry-After", 0)) > 0)
+        worst = max(t for _, t in results)
+        self.report.check(f"{what}: no request waits over {PROMPT:g} s",
+                          worst <= PROMPT, f"{worst:.3f} s")
+
+    def down(self, class_=None):
+        self.report.soon("redis_up is 0", lambda: self.gateway.metric(
+            "clawdbot_redis_up") == 0 or self.chat() is None, 5)
+        if class_:
+            self.report.check(f"an error of class {class_} is counted", (
+                self.gateway.metric("clawdbot_redis_errors_total",
+                                    **{"class": class_}) or 0) > 0)
+
+    def back(self):
+        self.report.soon("it is back", lambda: self.chat()[0] == 200, BACK)
+        self.report.soon("redis_up is 1", lambda: self.gateway.metric(
+            "clawdbot_redis_up") == 1, BACK)
+
+    def answered(self):
+        return sum(e["tokens"] for e in self.upstream.entries()
+                   if e["user"] == "alice" and e.get("whole"))
+
+    def exact(self, timeout=BACK):
+        """Everything that was answered is charged, once."""
+
+        def settled():
+            return self.redis.in_flight("alice") == 0 \
+                and self.redis.used("alice") == self.answered()
+
+        try:
+            wait_for("used = answered", settled, timeout)
+        except TimeoutError:
+            pass
+        self.report.equal("used = answered, to the token",
+                          self.redis.used("alice"), self.answered())
+        self.report.equal("nothing is in flight",
+                          self.redis.in_flight("alice"), 0)
+
+    def stays_exact(self):
+        """A second replay would show by now."""
+        self.chat()
+        self.chat()
+        self.exact()
+
+    def spool(self):
+        return [p for p in self.gateway.state.parent.glob(
+            self.gateway.state.name + ".spool*") if p.stat().st_size]
+
+    def close(self):
+        for gateway in self.gateways:
+            gateway.stop()
+        self.report.clean(*self.gateways)
+
+
+# parts
+
+def late(report):
+    """Redis is not there when the gateway starts."""
+
+    outage = Outage(report, up=False)
+    outage.refused("no Redis yet")
+    outage.down("connect")
+    outage.redis.start()
+    admin(outage.redis)
+    outage.back()
+    report.equal("a stranger is one now", outage.chat(token="x")[0], 401)
+    outage.exact()
+    outage.close()
+
+
+def dies(report):
+    """Redis dies with streams running; they end, and are charged later."""
+
+    outage = Outage(report)
+    streams = [Stream(outage.gateway, TOKEN, "alice", "hold=3 tokens=30,20")
+               for _ in range(4)]
+    report.equal("streams run", [s.status() for s in streams], [200] * 4)
+    outage.redis.kill()
+    outage.refused("Redis is dead")
+    outage.down("connect")
+    report.check("streams end as if nothing was", all(
+        "data: [DONE]" in s.to_end() for s in streams))
+    report.soon("their usage is in the file", outage.spool, 5)
+    report.check("spooled are counted", (outage.gateway.metric(
+        "clawdbot_ledger_spooled_total") or 0) >= 1)
+    outage.redis.start()
+    outage.back()
+    outage.exact()
+    report.soon("the file is empty", lambda: not outage.spool())
+    outage.stays_exact()
+    outage.close()
+
+
+def restarted(report):
+    """The gateway ends and starts again while Redis is away."""
+
+    outage = Outage(report)
+    streams = [Stream(outage.gateway, TOKEN, "alice", "hold=2 tokens=30,20")
+               for _ in range(3)]
+    report.equal("streams run", [s.status() for s in streams], [200] * 3)
+    outage.redis.kill()
+    for stream in streams:
+        stream.to_end()
+        stream.close()
+    outage.gateway.stop()
+    report.check("the usage outlives NGINX", bool(outage.spool()))
+    outage.gateway.start()
+    outage.refused("still no Redis")
+    outage.redis.start()
+    outage.back()
+    outage.exact()
+    report.soon("the file is empty", lambda: not outage.spool())
+
+    outage.gateway.stop()
+    outage.gateway.start()
+    outage.back()
+    outage.stays_exact()
+    outage.close()
+
+
+def killed(report):
+    """The whole gateway is killed while the usage is in the file."""
+
+    outage = Outage(report)
+    stream = Stream(outage.gateway, TOKEN, "alice", "hold=1 tokens=30,20")
+    report.equal("a stream runs", stream.status(), 200)
+    outage.redis.kill()
+    stream.to_end()
+    report.soon("its usage is in the file", outage.spool, 6)
+    outage.gateway.kill()
+    with open(outage.spool()[0], "ab") as file:
+        file.write(b"\x00torn")
+    outage.gateway.start()
+    outage.redis.start()
+    outage.back()
+    outage.exact()
+    outage.stays_exact()
+    outage.close()
+
+
+def hangs(report):
+    """Redis is stopped: what it does later for those who left counts not."""
+
+    outage = Outage(report)
+    outage.redis.pause()
+    threads = [threading.Thread(target=outage.chat) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    outage.refused("Redis hangs")
+    outage.down("timeout")
+    outage.redis.resume()
+    outage.back()
+    outage.exact()
+    outage.close()
+
+
+def full(report):
+    """No memory: nothing is admitted, what ran is settled."""
+
+    outage = Outage(report)
+    stream = Stream(outage.gateway, TOKEN, "alice", "hold=1 tokens=30,20")
+    report.equal("a stream runs", stream.status(), 200)
+    outage.redis("CONFIG", "SET", "maxmemory", "1mb")
+    outage.refused("Redis is full")
+    outage.down("oom")
+    stream.to_end()
+    outage.redis("CONFIG", "SET", "maxmemory", "0")
+    outage.back()
+    outage.exact()
+    outage.close()
+
+
+def readonly(report):
+    """A server that became a replica."""
+
+    outage = Outage(report)
+    stream = Stream(outage.gateway, TOKEN, "alice", "hold=1 tokens=30,20")
+    report.equal("a stream runs", stream.status(), 200)
+    outage.redis("REPLICAOF", "127.0.0.1", free_port())
+    outage.refused("Redis is read-only")
+    outage.down("readonly")
+    stream.to_end()
+    outage.redis("REPLICAOF", "NO", "ONE")
+    outage.back()
+    outage.exact()
+    outage.close()
+
+
+def password(report):
+    """The gateway's password is wrong, until Redis's is that one."""
+
+    redis = Redis("none", ["--requirepass", "right"]).start()
+    upstream = Upstream()
+    gateway = Gateway(upstream, redis, link=f"redis://127.0.0.1:{redis.port}"
+                      " password=wrong-secret").start()
+    outage = Outage.__new__(Outage)
+    outage.report, outage.redis, outage.upstream = report, redis, upstream
+    outage.gateway = gateway
+
+    outage.refused("a wrong password")
+    outage.down("auth")
+    log = gateway.error_log()
+    report.check("the log names the cure", "password" in log)
+    report.check("and not the password", "wrong-secret" not in log)
+    report.check("it does not fill the log", len(log.splitlines()) < 80,
+                 f"{len(log.splitlines())} lines")
+
+    from harness import Client
+    client = Client(redis.port)
+    client("AUTH", "right")
+    client("CONFIG", "SET", "requirepass", "wrong-secret")
+    client("HSET", "clawd:user:alice", "tokens_per_day", 100000)
+    client("HSET", f"clawd:key:{digest(TOKEN)}", "user", "alice")
+    client.close()
+    report.soon("with the right one it works", lambda: outage.chat()[0] == 200,
+                BACK)
+    gateway.stop()
+    report.clean(gateway)
+
+
+def permission(report):
+    """The ACL user may not run scripts, until it may."""
+
+    redis = Redis("none").start()
+    admin(redis)
+    redis("ACL", "SETUSER", "clawd", "reset", "on", ">secret-of-clawd",
+          "~clawd:*", "&*", "+@all", "-evalsha")
+    upstream = Upstream()
+    gateway = Gateway(upstream, redis, link=f"redis://127.0.0.1:{redis.port}"
+                      " user=clawd password=secret-of-clawd").start()
+    outage = Outage.__new__(Outage)
+    outage.report, outage.redis, outage.upstream = report, redis, upstream
+    outage.gateway = gateway
+
+    outage.refused("no permission")
+    report.check("an error of class auth is counted", (gateway.metric(
+        "clawdbot_redis_errors_total", **{"class": "auth"}) or 0) > 0)
+    report.check("the log names the permission",
+                 "NOPERM" in gateway.error_log())
+    redis("ACL", "SETUSER", "clawd", "+evalsha")
+    report.soon("with it, it works", lambda: outage.chat()[0] == 200, BACK)
+    outage.exact()
+    gateway.stop()
+    report.clean(gateway)
+
+
+def untracked(report):
+    """Without the right to subscribe, changes act within a second, too."""
+
+    redis = Redis("none").start()
+    admin(redis)
+    redis("ACL", "SETUSER", "clawd", "reset", "on", ">secret", "~clawd:*",
+          "resetchannels", "+@all", "-subscribe", "-client|tracking")
+    upstream = Upstream()
+    gateway = Gateway(upstream, redis, link=f"redis://127.0.0.1:{redis.port}"
+                      " user=clawd password=secret").start()
+    outage = Outage.__new__(Outage)
+    outage.report, outage.redis, outage.upstream = report, redis, upstream
+    outage.gateway = gateway
+
+    report.soon("it works", lambda: outage.chat()[0] == 200, BACK)
+    redis("HSET", "clawd:user:alice", "disabled", 1)
+    report.soon("blocked", lambda: outage.chat()[0] == 401, 1.5)
+    redis("HSET", "clawd:user:alice", "disabled", 0)
+    report.soon("unblocked", lambda: outage.chat()[0] == 200, 1.5)
+    gateway.stop()
+    report.clean(gateway)
+
+
+def away(outage, count):
+    """Requests of 60 tokens while Redis is away; their statuses."""
+
+    seen = {}
+    for i in range(count):
+        gateway = outage.gateways[i % len(outage.gateways)]
+        status, took = outage.chat(gateway, tokens="30,30", max_tokens=30)
+        seen[status] = seen.get(status, 0) + 1
+        if took > PROMPT:
+            seen["slow"] = took
+    return seen
+
+
+def local(report):
+    """on_down=local: 1 + N/10 of a limit at most, and all of it charged."""
+
+    limit = 20000
+    outage = Outage(report, count=2, limit=limit, on_down="local")
+
+    # All but the last is used up with Redis.
+
+    while outage.chat(tokens="200,300", max_tokens=300)[0] == 200:
+        pass
+    report.equal("the limit is reached", outage.answer.status, 429)
+    with_redis = outage.answered()
+    outage.redis.kill()
+
+    seen = away(outage, 120)
+    offline = outage.answered() - with_redis
+    report.check("a part is admitted without Redis",
+                 0 < offline <= limit * 2 // 10,
+                 f"{offline} of at most {limit * 2 // 10}: {seen}")
+    report.check("1 + N/10 of the limit at most",
+                 outage.answered() <= limit * 1.2,
+                 f"{outage.answered() / limit:.4f}")
+    report.check("then it is 429, never slow", seen.get(429, 0) > 0
+                 and "slow" not in seen, str(seen))
+    report.equal("a stranger is not let in", outage.chat(token="x")[0], 503)
+
+    outage.redis.start()
+    report.soon("it is back", lambda: outage.gateway.metric(
+        "clawdbot_redis_up") == 1, BACK)
+    outage.exact(10)
+    report.equal("the limit holds again", [
+        outage.chat(g, max_tokens=300)[0] for g in outage.gateways],
+        [429, 429])
+    outage.close()
+
+
+def open_(report):
+    """on_down=open: no limits, and all of it charged."""
+
+    outage = Outage(report, count=2, limit=2000, on_down="open")
+    outage.redis.kill()
+    seen = away(outage, 80)
+    report.equal("all are admitted, none is slow", seen, {200: 80})
+    report.check("beyond the limit", outage.answered() > 2000)
+    report.equal("a stranger is not let in", outage.chat(token="x")[0], 503)
+    outage.redis.start()
+    report.soon("it is back", lambda: outage.gateway.metric(
+        "clawdbot_redis_up") == 1, BACK)
+    outage.exact(10)
+    report.soon("the limit holds again", lambda: [
+        outage.chat(g)[0] for g in outage.gateways] == [429, 429], BACK)
+    outage.close()
+
+
+def offline_restart(report):
+    """What was admitted without Redis survives the gateway's restart."""
+
+    outage = Outage(report, on_down="open")
+    outage.redis.kill()
+    away(outage, 20)
+    outage.gateway.stop()
+    outage.gateway.start()
+    outage.redis.start()
+    outage.back()
+    outage.exact()
+    outage.stays_exact()
+    outage.close()
+
+
+PARTS = {"late": late, "dies": dies, "restarted": restarted, "killed": killed,
+         "hangs": hangs, "full": full, "readonly": readonly,
+         "password": password, "permission": permission,
+         "untracked": untracked, "local": local, "open": open_,
+         "offline": offline_restart}
+
+
+def main():
+    report = Report("outages")
+    for name in sys.argv[1:] or PARTS:
+        report.part(name, PARTS[name])
+    return report.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
