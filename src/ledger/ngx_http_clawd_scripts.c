@@ -31,7 +31,7 @@
 
 #define NGX_HTTP_CLAWD_LUA_OPEN                                               \
     "local call, floor = redis.call, math.floor\n"                            \
-    "local max, min = math.max, math.min\n"                                   \
+    "local max, min, tonumber = math.max, math.min, tonumber\n"               \
     "local U, F, O = KEYS[1], KEYS[2], KEYS[3]\n"                             \
     "local MAX = 9007199254740992\n"                                          \
     "local time = call('TIME')\n"                                             \
@@ -99,11 +99,6 @@
     "end\n"                                                                   \
                                                                               \
     "local function save()\n"                                                 \
-    "  if not full then\n"                                                    \
-    "    call('HSET', U, 'n', n, 'rt', rt, 'tt', tt, 'mr', mr, 'mt', mt,\n"   \
-    "        'du', du, 'mu', mu)\n"                                           \
-    "    return\n"                                                            \
-    "  end\n"                                                                 \
     "  call('HSET', U, 'ep', ep, 'n', n, 'rt', rt, 'tt', tt, 'mi', mi,\n"     \
     "      'mr', mr, 'mt', mt, 'dw', dw, 'du', du, 'mw', mw, 'mu', mu,\n"     \
     "      'rn', rn, 'sn', sn, 'bs', bs)\n"                                   \
@@ -169,8 +164,10 @@
     NGX_HTTP_CLAWD_LUA_OPEN                                                   \
     "local rid, est = ARGV[1], min(tonumber(ARGV[2]), MAX)\n"                 \
     "local deadline, gn = tonumber(ARGV[4]), tonumber(ARGV[13])\n"            \
-    "local dead = call('ZRANGEBYSCORE', F, '-inf', ms, 'LIMIT', 0, 64)\n"     \
-    "local card = call('ZCARD', F)\n"                                         \
+    "local card, dead = call('ZCARD', F), {}\n"                               \
+    "if card > 0 then\n"                                                      \
+    "  dead = call('ZRANGEBYSCORE', F, '-inf', ms, 'LIMIT', 0, 64)\n"         \
+    "end\n"                                                                   \
     "local live = max(card - #dead, tonumber(ARGV[14]))\n"                    \
                                                                               \
     "local function reply(status, limit, n)\n"                                \
@@ -209,7 +206,12 @@
     "  local ttl = tonumber(ARGV[3])\n"                                       \
     "  n, rt, tt, mr, mt = n + 1, nrt, ntt, add(mr, 1), add(mt, est)\n"       \
     "  du, mu, live = add(du, est), add(mu, est), live + 1\n"                 \
-    "  save()\n"                                                              \
+    "  if full then\n"                                                        \
+    "    save()\n"                                                            \
+    "  else\n"                                                                \
+    "    call('HSET', U, 'n', n, 'rt', rt, 'tt', tt, 'mr', mr, 'mt', mt,\n"   \
+    "        'du', du, 'mu', mu)\n"                                           \
+    "  end\n"                                                                 \
     "  call('ZADD', F, ms + ttl, rid)\n"                                      \
     "  if full or card == 0 then\n"                                           \
     "    call('EXPIRE', F, floor(ttl / 1000) + 86400)\n"                      \
@@ -280,7 +282,11 @@
     "    if month == mw then mu = add(mu, delta) end\n"                       \
     "  end\n"                                                                 \
     "  n = n + 1\n"                                                           \
-    "  save()\n"                                                              \
+    "  if full or unknown then\n"                                             \
+    "    save()\n"                                                            \
+    "  else\n"                                                                \
+    "    call('HSET', U, 'n', n, 'tt', tt, 'mt', mt, 'du', du, 'mu', mu)\n"   \
+    "  end\n"                                                                 \
     "else\n"                                                                  \
     "  n = seen\n"                                                            \
     "end\n"                                                                   \

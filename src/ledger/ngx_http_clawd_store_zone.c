@@ -338,6 +338,14 @@ ngx_http_clawd_zone_settle(ngx_http_clawd_ledger_t *ledger,
         f->state = NGX_HTTP_CLAWD_FLIGHT_FREE;
         ngx_memory_barrier();
 
+        if (f->s.offline) {
+
+            /* nothing was admitted that would have begun these windows */
+
+            ngx_http_clawd_quota_roll(&acc->usage, &acc->terms,
+                                      ngx_http_clawd_ledger_now());
+        }
+
         ngx_http_clawd_quota_settle(&acc->usage, &f->s.windows,
                                     f->s.offline ? f->s.actual
                                                  : f->s.actual - f->s.est,

@@ -411,7 +411,7 @@ def embedded(report, args):
     asyncio.run(load.run(plan()))
     judge = Judge(report, upstream, load, {True: 192, False: 192})
     total = judge.within("alice", limit)
-    judge.live_after_kills("alice", CONCURRENCY)
+    judge.live("alice", CONCURRENCY)
     judge.answers("alice", FAULTY)
     report.check("most of the limit was usable", total >= limit / 4,
                  f"{total} of {limit}, three kills")
