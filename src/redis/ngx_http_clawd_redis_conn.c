@@ -5,6 +5,7 @@
 
 #include "ngx_http_clawd_redis_conn.h"
 #include "ngx_http_clawd_redis_class.h"
+#include "ngx_http_clawd_number.h"
 
 #include <hiredis/hiredis.h>
 
@@ -16,6 +17,9 @@
 
 /* reads in a row, before others have their turn */
 #define NGX_HTTP_CLAWD_REDIS_READS   16
+
+/* of an argument, or of all: type, length, line end */
+#define NGX_HTTP_CLAWD_REDIS_HEAD    (1 + 20 + 2)
 
 
 static void ngx_http_clawd_redis_conn_timeout(ngx_event_t *ev);
@@ -34,6 +38,8 @@ static void ngx_http_clawd_redis_conn_write(ngx_event_t *wev);
 static void ngx_http_clawd_redis_conn_flush(ngx_event_t *ev);
 static void ngx_http_clawd_redis_conn_send(ngx_http_clawd_redis_conn_t *conn);
 static void ngx_http_clawd_redis_conn_shrink(u_char **buf, size_t *size);
+static u_char *ngx_http_clawd_redis_frame_head(u_char *p, u_char type,
+    size_t n);
 
 
 void
@@ -589,6 +595,56 @@ ngx_http_clawd_redis_format_free(u_char *bytes)
     if (bytes) {
         redisFreeCommand((char *) bytes);
     }
+}
+
+
+u_char *
+ngx_http_clawd_redis_frame(ngx_uint_t argc, ngx_str_t *argv, size_t *len,
+    ngx_log_t *log)
+{
+    size_t       size;
+    u_char      *bytes, *p;
+    ngx_uint_t   i;
+
+    size = NGX_HTTP_CLAWD_REDIS_HEAD;
+
+    for (i = 0; i < argc; i++) {
+        size += NGX_HTTP_CLAWD_REDIS_HEAD + argv[i].len + 2;
+    }
+
+    bytes = ngx_alloc(size, log);
+    if (bytes == NULL) {
+        return NULL;
+    }
+
+    p = ngx_http_clawd_redis_frame_head(bytes, '*', argc);
+
+    for (i = 0; i < argc; i++) {
+        p = ngx_http_clawd_redis_frame_head(p, '$', argv[i].len);
+
+        if (argv[i].len) {
+            p = ngx_cpymem(p, argv[i].data, argv[i].len);
+        }
+
+        *p++ = CR;
+        *p++ = LF;
+    }
+
+    *len = p - bytes;
+
+    return bytes;
+}
+
+
+static u_char *
+ngx_http_clawd_redis_frame_head(u_char *p, u_char type, size_t n)
+{
+    *p++ = type;
+    p = ngx_http_clawd_number(p, n);
+    *p++ = CR;
+    *p++ = LF;
+
+    return p;
 }
 
 

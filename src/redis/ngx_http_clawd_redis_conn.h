@@ -101,6 +101,13 @@ u_char *ngx_http_clawd_redis_format(ngx_uint_t argc, ngx_str_t *argv,
     size_t *len);
 void ngx_http_clawd_redis_format_free(u_char *bytes);
 
+/*
+ * The same for a script's many arguments, for which hiredis, which formats all
+ * else, needs the time of a whole request.  For ngx_free().
+ */
+u_char *ngx_http_clawd_redis_frame(ngx_uint_t argc, ngx_str_t *argv,
+    size_t *len, ngx_log_t *log);
+
 /* format() and push(). */
 ngx_int_t ngx_http_clawd_redis_conn_command(ngx_http_clawd_redis_conn_t *conn,
     ngx_uint_t argc, ngx_str_t *argv);
