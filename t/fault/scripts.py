@@ -386,7 +386,7 @@ class Scenario:
     def change(self):
         rnd = self.rnd
         self.limits = [rnd.choice([-1, -1, 3, 9])]
-        self.limits.append(rnd.choice([-1, -1, 5, 60, 600]))
+        self.limits.append(rnd.choice([-1, -1, 1, 5, 60, 600]))
         for factor in (5, 30, 100):
             limit = self.size * factor + rnd.randrange(7)
             self.limits.append(rnd.choice([-1, min(limit, 10 ** 12)]))
@@ -821,7 +821,7 @@ def guard(lib, server):
     """What a gateway knows of a server that lost its data."""
 
     store = Store(lib, server, micros(2026, 5, 5, 12))
-    limits = [-1, -1, -1, 100, -1]
+    limits = [-1, 100, 1000, 100, -1]
     r = None
     for i in range(5):
         r = store.reserve("x", f"a{i}", 15, limits, n=r.n if r else 0)
@@ -856,7 +856,7 @@ def guard(lib, server):
     store.clock += 60000000
     h = store.reserve("x", "e", 1, n=d.n, guard=d.guard())
     assert (h.minute_tokens, h.day_tokens) == (1, 96)
-    assert (h.rt, h.tt) == (d.rt, d.tt)
+    assert (h.rt, h.tt) == (d.rt, d.tt) and d.rt > 0 and d.tt > 0
 
     # of another epoch: it says nothing of this one
 
@@ -1239,6 +1239,14 @@ def numbers_in_full(lib, server):
     del pairs["rn"]
     assert pairs.pop("bs") == ""
     assert all(v.isdigit() for v in pairs.values()), pairs
+
+    # where a whole limit's share of the minute would be rounded beyond it
+
+    for limit in (346409393503, 999999999975):
+        assert limit * 60000000.0 / limit > 60000000
+        limits = [-1, -1, limit, -1, -1]
+        assert store.reserve(limit, "a", limit, limits).status == 1
+        assert store.reserve(limit, "b", 1, limits).limit == 2
 
 
 CASES = [months, month_end, life, orphans, beats, expiry, offline, epochs,
