@@ -1250,12 +1250,13 @@ def numbers_in_full(lib, server):
 
 
 CASES = [months, month_end, life, orphans, beats, expiry, offline, epochs,
-         guard, healing, settles_first, rewind, unknown_run, property_, script_flush,
-         no_memory, beat_without_memory, read_only, least_privilege, cluster,
-         numbers_in_full, differential]
+         guard, healing, settles_first, rewind, unknown_run, property_,
+         script_flush, no_memory, beat_without_memory, read_only,
+         least_privilege, cluster, numbers_in_full, differential]
 
 
 def main():
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     passed = failed = 0
     folder = Path(tempfile.mkdtemp(prefix="clawd-scripts-"))
     print(f"seed {SEED}, {OPERATIONS} operations")
