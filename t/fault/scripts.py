@@ -778,8 +778,8 @@ def offline(lib, server):
 
     # a clock that is ahead charges the present, and moves nothing
 
-    s = store.settle("x", "g", 9, 9, [v + 100 for v in w[:1]] and
-                     (w[0], w[1] + 10 ** 6, w[2] + 900, w[3] + 30), offline=1)
+    ahead = w[0], w[1] + 10 ** 6, w[2] + 900, w[3] + 30
+    s = store.settle("x", "g", 9, 9, ahead, offline=1)
     assert (s.minute_tokens, s.day_tokens, s.month_tokens) == (9, 9, 75)
     assert s.minute == store.clock // 60000000
 
