@@ -51,8 +51,9 @@ class Judge:
 
     def charged(self, user, used):
         """P4, P5: what was used lies between what was answered, with the
-        estimates of what was cut while the upstream worked, and the same with
-        the estimates of everything whose fate nobody was told."""
+        estimates of what was cut while the upstream worked (what a client left
+        costs its prompt at least), and the same with the estimates of all
+        whose fate nobody was told."""
 
         entries = {e["id"]: e for e in self.of(user)}
         least = most = 0
@@ -66,7 +67,9 @@ class Judge:
             elif o.status in (200, 0, 502, 503) or o.left:
                 unsure += 1
                 most += self.estimate(o)
-                if entry and not o.left:
+                if entry and o.left:
+                    least += o.size + 128
+                elif entry:
                     least += entry["tokens"] if entry.get("whole") \
                         else self.estimate(o)
 

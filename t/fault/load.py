@@ -87,6 +87,12 @@ class Load:
                               self.random.randint(40, user.largest))
             keep = False
 
+            # An idle connection that was closed is no request's fault.
+
+            if connection and connection[0].at_eof():
+                connection[1].close()
+                connection = None
+
             try:
                 if connection is None:
                     connection = await asyncio.open_connection(
