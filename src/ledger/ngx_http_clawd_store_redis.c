@@ -73,6 +73,8 @@ static void ngx_http_clawd_redis_settle(ngx_http_clawd_ledger_t *ledger,
 static ngx_int_t ngx_http_clawd_redis_tell(ngx_http_clawd_ledger_t *ledger,
     ngx_http_clawd_flight_t *f, ngx_http_clawd_settlement_t *s);
 static void ngx_http_clawd_redis_told(ngx_http_clawd_redis_cmd_t *cmd);
+static void ngx_http_clawd_redis_unmark(ngx_http_clawd_ledger_t *ledger,
+    ngx_http_clawd_settlement_t *s);
 static ngx_uint_t ngx_http_clawd_redis_final(
     ngx_http_clawd_told_t *told, ngx_http_clawd_redis_cmd_t *cmd);
 static void ngx_http_clawd_redis_tick(ngx_http_clawd_ledger_t *ledger);
@@ -86,7 +88,7 @@ static void ngx_http_clawd_redis_beat(ngx_http_clawd_ledger_t *ledger,
     ngx_msec_t age);
 static void ngx_http_clawd_redis_beat_user(ngx_http_clawd_ledger_t *ledger,
     ngx_http_clawd_flight_t **flights, ngx_uint_t n);
-static void ngx_http_clawd_redis_beaten(ngx_http_clawd_redis_cmd_t *cmd);
+static void ngx_http_clawd_redis_freed(ngx_http_clawd_redis_cmd_t *cmd);
 static void ngx_http_clawd_call_init(ngx_http_clawd_call_t *call,
     u_char *user, size_t len);
 static void ngx_http_clawd_call_text(ngx_http_clawd_call_t *call,
@@ -275,6 +277,13 @@ ngx_http_clawd_redis_verdict(ngx_http_clawd_hold_t *hold,
 
     if (status == 4) {
         return NGX_AGAIN;
+    }
+
+    if (status == 5) {
+
+        /* all workers of this gateway tell what they have in flight */
+
+        (void) ngx_atomic_fetch_add(&hold->ledger->accounts->losses, 1);
     }
 
     if ((status != 0 && status != 1)
@@ -620,6 +629,10 @@ ngx_http_clawd_redis_told(ngx_http_clawd_redis_cmd_t *cmd)
         ngx_http_clawd_redis_usage(&usage,
                          &cmd->reply->items[1 + NGX_HTTP_CLAWD_SETTLE_USAGE]);
         ngx_http_clawd_redis_mirror(ledger, &user, &usage);
+
+        if (told->s.offline && f) {
+            ngx_http_clawd_redis_unmark(ledger, &told->s);
+        }
     }
 
     ngx_free(told);
@@ -638,6 +651,44 @@ ngx_http_clawd_redis_told(ngx_http_clawd_redis_cmd_t *cmd)
 
     f->since = ngx_current_msec + 250;
     ledger->due++;
+}
+
+
+/*
+ * A charge without a reservation has left a mark, lest it be charged twice.
+ * What is answered is not sent again: the mark goes.  If this is not heard, it
+ * goes after a week.
+ */
+
+static void
+ngx_http_clawd_redis_unmark(ngx_http_clawd_ledger_t *ledger,
+    ngx_http_clawd_settlement_t *s)
+{
+    u_char                       mark[1 + NGX_HTTP_CLAWD_RID_HEX];
+    ngx_str_t                    argv[3];
+    ngx_http_clawd_call_t        call;
+    ngx_http_clawd_redis_cmd_t  *cmd;
+
+    cmd = ngx_calloc(sizeof(ngx_http_clawd_redis_cmd_t), ledger->log);
+    if (cmd == NULL) {
+        return;
+    }
+
+    cmd->handler = ngx_http_clawd_redis_freed;
+
+    mark[0] = 's';
+    ngx_memcpy(mark + 1, s->rid, NGX_HTTP_CLAWD_RID_HEX);
+
+    ngx_http_clawd_call_init(&call, s->user, s->user_len);
+
+    ngx_str_set(&argv[0], "ZREM");
+    argv[1] = call.keys[2];
+    argv[2].data = mark;
+    argv[2].len = sizeof(mark);
+
+    if (ngx_http_clawd_redis_send(ledger->link, cmd, 3, argv) != NGX_OK) {
+        ngx_free(cmd);
+    }
 }
 
 
@@ -674,11 +725,22 @@ ngx_http_clawd_redis_final(ngx_http_clawd_told_t *told,
 static void
 ngx_http_clawd_redis_tick(ngx_http_clawd_ledger_t *ledger)
 {
-    ngx_uint_t  ready;
-
-    ledger->due += ngx_http_clawd_flights_reap(ledger->zone);
+    ngx_uint_t         ready;
+    ngx_atomic_uint_t  losses;
 
     ready = ngx_http_clawd_redis_ready(ledger->link);
+    losses = ledger->accounts->losses;
+
+    if (ready && ledger->losses != losses) {
+        ledger->losses = losses;
+        ngx_http_clawd_redis_beat(ledger, 0);
+    }
+
+    if (ledger->due == 0 && ++ledger->ticks % NGX_HTTP_CLAWD_TICKS) {
+        return;
+    }
+
+    ledger->due += ngx_http_clawd_flights_reap(ledger->zone);
 
     if (ready) {
         ledger->down = 0;
@@ -948,7 +1010,7 @@ ngx_http_clawd_redis_beat_user(ngx_http_clawd_ledger_t *ledger,
         return;
     }
 
-    cmd->handler = ngx_http_clawd_redis_beaten;
+    cmd->handler = ngx_http_clawd_redis_freed;
 
     now = ngx_http_clawd_redis_now(ledger->link);
 
@@ -976,10 +1038,13 @@ ngx_http_clawd_redis_beat_user(ngx_http_clawd_ledger_t *ledger,
 }
 
 
-/* one that was not heard is followed by the next, well before the expiry */
+/*
+ * Of commands whose answer tells nothing: a heartbeat that was not heard is
+ * followed by the next, well before the expiry.
+ */
 
 static void
-ngx_http_clawd_redis_beaten(ngx_http_clawd_redis_cmd_t *cmd)
+ngx_http_clawd_redis_freed(ngx_http_clawd_redis_cmd_t *cmd)
 {
     ngx_free(cmd);
 }

@@ -338,6 +338,14 @@ ngx_http_clawd_zone_settle(ngx_http_clawd_ledger_t *ledger,
         f->state = NGX_HTTP_CLAWD_FLIGHT_FREE;
         ngx_memory_barrier();
 
+        if (f->s.offline) {
+
+            /* nothing was admitted that would have begun these windows */
+
+            ngx_http_clawd_quota_roll(&acc->usage, &acc->terms,
+                                      ngx_http_clawd_ledger_now());
+        }
+
         ngx_http_clawd_quota_settle(&acc->usage, &f->s.windows,
                                     f->s.offline ? f->s.actual
                                                  : f->s.actual - f->s.est,
@@ -357,7 +365,9 @@ ngx_http_clawd_zone_tick(ngx_http_clawd_ledger_t *ledger)
     ngx_http_clawd_flight_t    *f;
     ngx_http_clawd_accounts_t  *a;
 
-    if (ngx_http_clawd_flights_reap(ledger->zone) == 0) {
+    if (++ledger->ticks % NGX_HTTP_CLAWD_TICKS
+        || ngx_http_clawd_flights_reap(ledger->zone) == 0)
+    {
         return;
     }
 

@@ -273,14 +273,21 @@ class Reply:
         return self.usage[2:]
 
 
-class Store:
-    """The scripts on one server; clock None: its own time."""
+PAUSE = "now - ls < 2000000"
 
-    def __init__(self, lib, server, clock=None, client=None):
+
+class Store:
+    """The scripts on one server; clock None: its own time.  Without pause a
+    server that has lost data admits at once."""
+
+    def __init__(self, lib, server, clock=None, client=None, pause=False):
         self.server = server
         self.client = client or server.client
         self.clock = clock
         texts = [script(lib, i) for i in range(3)]
+        assert texts[RESERVE].count(PAUSE) == 1
+        if not pause:
+            texts[RESERVE] = texts[RESERVE].replace(PAUSE, "now < ls")
         if clock is not None:
             for i, text in enumerate(texts):
                 assert text.count("call('TIME')") == 1
@@ -900,6 +907,52 @@ def healing(lib, server):
         assert r.status == 1
 
 
+def pause(lib, server):
+    """After a loss nothing is admitted until others have told what they know
+    and hold; an older loss, or a restart without one, stops nobody."""
+
+    store = Store(lib, server, micros(2026, 5, 5, 12), pause=True)
+    limits = [2, -1, -1, 100, -1]
+    a = store.reserve("x", "a1", 10, limits)
+    b = store.reserve("x", "b1", 15, limits, n=a.n)
+    assert (a.status, b.status, b.live) == (1, 1, 2)
+
+    store.clock += 1000
+    store.client("FLUSHALL")
+    r = store.reserve("x", "a2", 10, limits, n=a.n, live=1)
+    assert r.status == 4
+    r = store.reserve("x", "a2", 10, limits, n=a.n, live=1, guard=a.guard())
+    assert (r.status, r.day_tokens) == (5, 10)
+    assert store.field("x", "du") == "10"
+    assert store.beat("x", "a1") == 1
+
+    # one that knows nothing has to wait as well
+
+    assert store.reserve("x", "c1", 10, limits).status == 5
+
+    store.clock += 1000000
+    r = store.reserve("x", "b2", 10, limits, n=b.n, live=1, guard=b.guard())
+    assert (r.status, r.day_tokens) == (5, 25)
+    assert store.beat("x", "b1") == 1
+
+    store.clock += 999999
+    assert store.reserve("x", "c1", 10, limits).status == 5
+
+    store.clock += 1
+    r = store.reserve("x", "c1", 10, limits)
+    assert (r.status, r.limit, r.live, r.day_tokens) == (0, 0, 2, 25), (
+        r.status, r.limit, r.live, r.day_tokens)
+    store.settle("x", "a1", 10, 7, windows(a))
+    r = store.reserve("x", "c1", 10, limits)
+    assert (r.status, r.day_tokens) == (1, 32)
+
+    # a restart that lost nothing, and a clock that was set back
+
+    assert store.reserve("x", "d1", 1, run="f" * 40, n=r.n).status == 1
+    store.clock -= 5000000
+    assert store.reserve("x", "d2", 1, run="f" * 40, n=r.n).status == 1
+
+
 def settles_first(lib, server):
     """A gateway that has not told yet what it knows learns nothing by
     settling: it would take what others made of the loss for all there is."""
@@ -1242,8 +1295,8 @@ def numbers_in_full(lib, server):
 
 
 CASES = [months, month_end, life, orphans, beats, expiry, offline, epochs,
-         guard, healing, settles_first, rewind, unknown_run, property_, script_flush,
-         no_memory, beat_without_memory, read_only, least_privilege, cluster,
+         guard, healing, pause, settles_first, rewind, unknown_run,
+         property_, script_flush, no_memory, beat_without_memory, read_only, least_privilege, cluster,
          numbers_in_full, differential]
 
 
