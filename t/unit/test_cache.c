@@ -662,6 +662,7 @@ test_marks(void **state)
 
 #define HEX   "00112233445566778899aabbccddeeff"                              \
               "0123456789abcdef0123456789abcdef"
+#define LONG  HEX HEX HEX
 #define CAPS  "00112233445566778899AABBCCDDEEFF"                              \
               "0123456789abcdef0123456789abcdef"
 
@@ -679,8 +680,7 @@ test_drop(void **state)
         "clawd:user:alice2", "clawd:user:Alice", "clawd:plan:alice",
         "clawd:users:alice", "xclawd:user:alice", "clawd:{alice}:u:alice",
         "clawd:key:alice", "clawd:key:" CAPS, "clawd:key:" HEX "0",
-        "clawd:user:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
-        "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+        "clawd:user:" LONG
     };
 
     test_start(MB);
