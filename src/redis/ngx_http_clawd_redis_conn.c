@@ -155,6 +155,10 @@ ngx_http_clawd_redis_conn_close(ngx_http_clawd_redis_conn_t *conn)
     conn->need = 1;
     conn->out_pos = 0;
     conn->out_last = 0;
+    conn->pushed = 0;
+    conn->answered = 0;
+    conn->waves[0] = 0;
+    conn->waves[1] = 0;
 
     ngx_http_clawd_redis_conn_shrink(&conn->in, &conn->in_size);
     ngx_http_clawd_redis_conn_shrink(&conn->out, &conn->out_size);
@@ -369,6 +373,7 @@ ngx_http_clawd_redis_conn_replies(ngx_http_clawd_redis_conn_t *conn)
 
         conn->in_pos = end - conn->in;
         conn->need = 1;
+        conn->answered++;
 
         result = conn->reply(conn, &conn->resp);
 
@@ -377,6 +382,10 @@ ngx_http_clawd_redis_conn_replies(ngx_http_clawd_redis_conn_t *conn)
         {
             return result;
         }
+    }
+
+    if (conn->out_pos < conn->out_last) {
+        ngx_post_event(&conn->flush, &ngx_posted_events);
     }
 
     return NGX_HTTP_CLAWD_REDIS_OK;
@@ -489,6 +498,7 @@ ngx_http_clawd_redis_conn_push(ngx_http_clawd_redis_conn_t *conn,
 
     ngx_memcpy(conn->out + conn->out_last, bytes, len);
     conn->out_last += len;
+    conn->pushed++;
 
     ngx_post_event(&conn->flush, &ngx_posted_events);
 
@@ -507,10 +517,27 @@ ngx_http_clawd_redis_conn_write(ngx_event_t *wev)
 }
 
 
+/*
+ * Waking the server and hearing of its answer cost each write more than what is
+ * in it.  So a busy server gets the next ones when it has answered the last but
+ * one, in one piece; one that has nothing to do waits for nothing.
+ */
+
 static void
 ngx_http_clawd_redis_conn_flush(ngx_event_t *ev)
 {
-    ngx_http_clawd_redis_conn_send(ev->data);
+    ngx_http_clawd_redis_conn_t  *conn;
+
+    conn = ev->data;
+
+    if (conn->answered < conn->waves[0]) {
+        return;
+    }
+
+    conn->waves[0] = conn->waves[1];
+    conn->waves[1] = conn->pushed;
+
+    ngx_http_clawd_redis_conn_send(conn);
 }
 
 
