@@ -530,7 +530,7 @@ ngx_http_clawd_redis_conn_flush(ngx_event_t *ev)
 
     conn = ev->data;
 
-    if (conn->answered < conn->waves[0]) {
+    if (conn->answered < conn->waves[0] || conn->out_pos == conn->out_last) {
         return;
     }
 
