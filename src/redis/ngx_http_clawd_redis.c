@@ -425,8 +425,6 @@ ngx_http_clawd_redis_timeout(ngx_event_t *ev)
 ngx_uint_t
 ngx_http_clawd_redis_ready(ngx_http_clawd_redis_t *link)
 {
-    ngx_atomic_uint_t  at;
-
     if (link->state != NGX_HTTP_CLAWD_REDIS_READY) {
         return 0;
     }
@@ -435,16 +433,12 @@ ngx_http_clawd_redis_ready(ngx_http_clawd_redis_t *link)
         return 1;
     }
 
-    /* the breaker is open, and this connection may know better */
+    /*
+     * The breaker is open, and this connection may know better: its answer
+     * closes it, and its silence ends the connection.
+     */
 
-    at = link->shared->retry_at;
-
-    if ((ngx_msec_int_t) (ngx_current_msec - at) >= 0
-        && ngx_atomic_cmp_set(&link->shared->retry_at, at, ngx_current_msec
-                                      + ngx_http_clawd_redis_backoff(0)))
-    {
-        ngx_http_clawd_redis_hello_ping(link);
-    }
+    ngx_http_clawd_redis_hello_ping(link);
 
     return 0;
 }
