@@ -143,16 +143,14 @@ class Scene:
                          and not self.upstream.live("alice"), 4)
 
     def judge(self, load, limit=LIMIT, lossless=True, faulty=True):
-        """The properties that always hold.  A Redis that has lost its memory
-        hears of what is running one gateway after the other: until then each
-        of them counts its own requests only."""
+        """The properties that always hold; lossless: Redis has forgotten
+        nothing, so that its count can be told exactly."""
 
         judge = Judge(self.report, self.upstream, load, self.over)
         used = self.redis.used("alice")
 
         judge.within("alice", limit)
-        judge.live("alice", CONCURRENCY if lossless
-                   else CONCURRENCY * len(self.gateways))
+        judge.live("alice", CONCURRENCY)
         judge.exhausted(used, limit, "alice")
         if lossless:
             judge.charged("alice", used)
