@@ -393,7 +393,7 @@ class Scenario:
     def change(self):
         rnd = self.rnd
         self.limits = [rnd.choice([-1, -1, 3, 9])]
-        self.limits.append(rnd.choice([-1, -1, 5, 60, 600]))
+        self.limits.append(rnd.choice([-1, -1, 1, 5, 60, 600]))
         for factor in (5, 30, 100):
             limit = self.size * factor + rnd.randrange(7)
             self.limits.append(rnd.choice([-1, min(limit, 10 ** 12)]))
@@ -785,8 +785,8 @@ def offline(lib, server):
 
     # a clock that is ahead charges the present, and moves nothing
 
-    s = store.settle("x", "g", 9, 9, [v + 100 for v in w[:1]] and
-                     (w[0], w[1] + 10 ** 6, w[2] + 900, w[3] + 30), offline=1)
+    ahead = w[0], w[1] + 10 ** 6, w[2] + 900, w[3] + 30
+    s = store.settle("x", "g", 9, 9, ahead, offline=1)
     assert (s.minute_tokens, s.day_tokens, s.month_tokens) == (9, 9, 75)
     assert s.minute == store.clock // 60000000
 
@@ -828,7 +828,7 @@ def guard(lib, server):
     """What a gateway knows of a server that lost its data."""
 
     store = Store(lib, server, micros(2026, 5, 5, 12))
-    limits = [-1, -1, -1, 100, -1]
+    limits = [-1, 100, 1000, 100, -1]
     r = None
     for i in range(5):
         r = store.reserve("x", f"a{i}", 15, limits, n=r.n if r else 0)
@@ -863,7 +863,7 @@ def guard(lib, server):
     store.clock += 60000000
     h = store.reserve("x", "e", 1, n=d.n, guard=d.guard())
     assert (h.minute_tokens, h.day_tokens) == (1, 96)
-    assert (h.rt, h.tt) == (d.rt, d.tt)
+    assert (h.rt, h.tt) == (d.rt, d.tt) and d.rt > 0 and d.tt > 0
 
     # of another epoch: it says nothing of this one
 
@@ -1293,14 +1293,23 @@ def numbers_in_full(lib, server):
     assert pairs.pop("bs") == ""
     assert all(v.isdigit() for v in pairs.values()), pairs
 
+    # where a whole limit's share of the minute would be rounded beyond it
+
+    for limit in (346409393503, 999999999975):
+        assert limit * 60000000.0 / limit > 60000000
+        limits = [-1, -1, limit, -1, -1]
+        assert store.reserve(limit, "a", limit, limits).status == 1
+        assert store.reserve(limit, "b", 1, limits).limit == 2
+
 
 CASES = [months, month_end, life, orphans, beats, expiry, offline, epochs,
          guard, healing, pause, settles_first, rewind, unknown_run,
-         property_, script_flush, no_memory, beat_without_memory, read_only, least_privilege, cluster,
-         numbers_in_full, differential]
+         property_, script_flush, no_memory, beat_without_memory, read_only,
+         least_privilege, cluster, numbers_in_full, differential]
 
 
 def main():
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     passed = failed = 0
     folder = Path(tempfile.mkdtemp(prefix="clawd-scripts-"))
     print(f"seed {SEED}, {OPERATIONS} operations")

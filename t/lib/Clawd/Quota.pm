@@ -28,7 +28,7 @@ our @store;
 
 my @functions = qw(admitted becomes_used body_for bound denied early estimate
                    family_of limited_headers message_of post quota_http saw
-                   send_post until_midnight unheld usage used);
+                   send_post soon until_midnight unheld usage used);
 
 my %path = (
     chat => '/v1/chat/completions', completions => '/v1/completions',
@@ -163,6 +163,13 @@ sub estimate {
 }
 
 
+# soon(): how a sentence tells a wait within a minute.
+
+sub soon {
+    return qr/(?:[1-5]?\d s|1 min 0 s)/;
+}
+
+
 sub until_midnight {
     return 86400 - int(time) % 86400;
 }
@@ -265,8 +272,7 @@ sub usage {
 
     my $answer = Clawd::Observe::exchange(
         'GET', '/v1/usage', undef,
-        $token // 1 ? (Authorization => 'Bearer ' . ($token // 'sk-alice'))
-                    : (Authorization => undef));
+        Authorization => 'Bearer ' . ($token // 'sk-alice'));
     my $usage = eval { JSON::PP->new->decode($answer->{body}) } // {};
 
     return { %$usage, answer => $answer,
