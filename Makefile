@@ -151,7 +151,7 @@ build/fuzz/obj/%.o: src/%.c $(HDRS)
 build/fuzz/%: fuzz/%.c $(FUZZ_OBJ) $$(call linked,fuzz,fuzz/$$*.c) $(HDRS)
 	@mkdir -p $(@D)
 	clang $(STRICT) $(SANITIZE) -fsanitize=fuzzer $(INCS) -Ifuzz -o $@ $< \
-	    $(sort $(filter %.o,$^)) -lcrypto -lz
+	    $(sort $(filter %.o,$^)) -ljansson -lcrypto -lz
 
 
 .PHONY: e2e

@@ -1,17 +1,19 @@
 /*
  * Copyright (C) clawd authors
  *
- * The streaming load of the benchmark: keeps a number of connections busy
+ * The load of the benchmark: keeps a number of connections busy
  * with one POST after the other, one thread and one epoll loop, and checks
  * that every answer is whole.
  *
- *     load stream PORT CONNECTIONS SECONDS TOKEN KIND BODY-FILE
+ *     load stream PORT CONNECTIONS SECONDS TOKEN KIND BODY-FILE [KEYS [any]]
  *     load idle   PORT CONNECTIONS SECONDS TOKEN KIND BODY-FILE
  *
- * KIND is the value of x-bench, see mock.c.  "stream" prints its figures as
- * JSON.  "idle" opens all connections, prints "open" when each has got its
- * first event, and closes them when its standard input ends; SECONDS bounds
- * the opening.
+ * KIND is the value of x-bench, see mock.c; "json" is no stream.
+ * "stream" prints its figures as JSON.  With KEYS above 1 each request has
+ * another token: the first 7 digits of TOKEN become a random number below
+ * KEYS.  "any" takes answers of any status for good ones.  "idle" opens all
+ * connections, prints "open" when each has got its first event, and closes
+ * them when its standard input ends; SECONDS bounds the opening.
  */
 
 #define _GNU_SOURCE
@@ -39,11 +41,13 @@
 #define ERRORS_MAX   1000
 #define GRACE        10000000000ull   /* ns, for what runs at the end */
 #define BATCH        512
+#define DIGITS       7
 
 
 typedef struct {
     int        fd;
     int        idle;          /* has its first event, in mode "idle" */
+    char      *request;       /* its own one where tokens differ */
     size_t     sent;          /* of the request */
     uint64_t   start;         /* ns, when the request was begun */
     uint64_t   first;         /* ns, when the first event was read; 0: not */
@@ -68,8 +72,10 @@ typedef struct {
 } samples_t;
 
 
-static int         epoll_fd, port, idle_mode;
+static int         epoll_fd, port, idle_mode, any_status;
 static char       *request;
+static size_t      digits;    /* where those of the token are */
+static uint64_t    keys, seed;
 static size_t      request_len;
 static uint64_t    stop;      /* ns; no request begins after it */
 static uint64_t    requests, errors, events, reads;
@@ -166,6 +172,8 @@ make_request(const char *token, const char *kind, const char *file)
     }
 
     memcpy(request, header, n);
+    digits = strstr(header, "Bearer ") - header;
+    digits += strcspn(header + digits, "0123456789");
 
     for (request_len = n; request_len < (size_t) (n + st.st_size);
          request_len += size)
@@ -180,16 +188,63 @@ make_request(const char *token, const char *kind, const char *file)
 }
 
 
+/* another token: xorshift is random enough */
+
+static void
+next_key(conn_t *c)
+{
+    int       i;
+    uint64_t  n;
+
+    if (keys < 2) {
+        return;
+    }
+
+    seed ^= seed << 13;
+    seed ^= seed >> 7;
+    seed ^= seed << 17;
+
+    n = seed % keys;
+
+    for (i = DIGITS - 1; i >= 0; i--) {
+        c->request[digits + i] = '0' + n % 10;
+        n /= 10;
+    }
+}
+
+
+static void
+own_request(conn_t *c)
+{
+    c->request = request;
+
+    if (keys < 2) {
+        return;
+    }
+
+    c->request = malloc(request_len);
+    if (c->request == NULL) {
+        die("malloc");
+    }
+
+    memcpy(c->request, request, request_len);
+}
+
+
 /* opens the connection; the request goes out when it can be written */
 
 static void
 open_conn(conn_t *c)
 {
     int                 one;
+    char               *own;
     struct epoll_event  ev;
     struct sockaddr_in  sin;
 
+    own = c->request;
     memset(c, 0, offsetof(conn_t, in));
+    c->request = own;
+    next_key(c);
 
     memset(&sin, 0, sizeof(sin));
     sin.sin_family = AF_INET;
@@ -254,7 +309,7 @@ write_conn(conn_t *c)
     ssize_t  n;
 
     while (c->sent < request_len) {
-        n = send(c->fd, request + c->sent, request_len - c->sent,
+        n = send(c->fd, c->request + c->sent, request_len - c->sent,
                  MSG_NOSIGNAL);
 
         if (n < 0) {
@@ -290,6 +345,7 @@ next_request(conn_t *c)
         return 0;
     }
 
+    next_key(c);
     c->sent = 0;
     c->start = t;
     c->first = 0;
@@ -313,7 +369,9 @@ read_header(conn_t *c)
         return 0;
     }
 
-    if (c->len < 12 || memcmp(c->in, "HTTP/1.1 200", 12) != 0) {
+    if (c->len < 12
+        || (!any_status && memcmp(c->in, "HTTP/1.1 200", 12) != 0))
+    {
         return -1;
     }
 
@@ -452,7 +510,7 @@ read_answer(conn_t *c)
         read_events(c);
     }
 
-    return rc == 1 && !c->done ? -1 : rc;
+    return rc == 1 && !c->done && !any_status ? -1 : rc;
 }
 
 
@@ -549,11 +607,12 @@ print_figures(double seconds)
     printf("{\"requests\": %" PRIu64 ", \"errors\": %" PRIu64
            ", \"seconds\": %.3f, \"events\": %" PRIu64
            ", \"reads\": %" PRIu64
-           ", \"p50_us\": %u, \"p99_us\": %u"
+           ", \"p50_us\": %u, \"p99_us\": %u, \"max_us\": %u"
            ", \"ttft_p50_us\": %u, \"ttft_p99_us\": %u"
            ", \"event_p50_us\": %u, \"event_p99_us\": %u}\n",
            requests, errors, seconds, events, reads,
            percentile(&total, 50), percentile(&total, 99),
+           percentile(&total, 100),
            percentile(&ttft, 50), percentile(&ttft, 99),
            percentile(&event, 50), percentile(&event, 99));
 }
@@ -567,7 +626,7 @@ main(int argc, char **argv)
     conn_t        *conns;
     uint64_t       start;
 
-    if (argc != 8) {
+    if (argc < 8 || argc > 10) {
         fprintf(stderr, "load: wrong arguments, see its source\n");
         return 2;
     }
@@ -575,6 +634,9 @@ main(int argc, char **argv)
     idle_mode = strcmp(argv[1], "idle") == 0;
     port = atoi(argv[2]);
     connections = atoi(argv[3]);
+    keys = argc > 8 ? strtoull(argv[8], NULL, 10) : 0;
+    any_status = argc > 9;
+    seed = now() | 1;
     make_request(argv[5], argv[6], argv[7]);
 
     conns = calloc(connections, sizeof(conn_t));
@@ -587,6 +649,7 @@ main(int argc, char **argv)
     stop = start + (uint64_t) (atof(argv[4]) * 1e9);
 
     for (i = 0; i < connections; i++) {
+        own_request(&conns[i]);
         open_conn(&conns[i]);
     }
 

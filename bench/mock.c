@@ -5,7 +5,7 @@
  * once.  Prints the port of 127.0.0.1 on which it listens, serves until its
  * standard input ends, and takes the kind of the answer from a header:
  *
- *     (none)            a chat completion of 1 KB with its usage
+ *     (others)          a chat completion of 1 KB with its usage
  *     x-bench: stream N a stream of 64 events, N ms between two of them; with
  *                       N = 0 the streams take turns, one event each
  *     x-bench: idle     a stream that says nothing after its first event
@@ -339,7 +339,7 @@ read_header(conn_t *c, size_t header)
         c->answer = ANSWER_STREAM;
         c->pace = atoi(p + 17);
 
-    } else if (p) {
+    } else if (p && strncmp(p + 11, "idle", 4) == 0) {
         c->answer = ANSWER_IDLE;
     }
 

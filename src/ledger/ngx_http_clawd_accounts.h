@@ -102,6 +102,7 @@ typedef struct {
                                                   what it let through is not
                                                   known */
     ngx_atomic_t                 spooled;      /* settlements, ever */
+    ngx_atomic_t                 losses;       /* signs that Redis lost data */
 
     /* counters */
     ngx_atomic_t                 invalid;      /* records that were denied */

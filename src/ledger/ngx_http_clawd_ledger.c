@@ -6,11 +6,8 @@
 #include "ngx_http_clawd_scripts.h"
 
 
-/* housekeeping, in ms: dead workers' flights are back after two of them */
-#define NGX_HTTP_CLAWD_TICK       500
-
-/* …and while something waits to be told */
-#define NGX_HTTP_CLAWD_TICK_DUE   100
+/* in ms; all of a loss of Redis's must be told within its pause */
+#define NGX_HTTP_CLAWD_TICK  100
 
 
 static ngx_int_t ngx_http_clawd_ledger_connect(
@@ -158,8 +155,7 @@ ngx_http_clawd_ledger_tick(ngx_event_t *ev)
 
     ledger->store->tick(ledger);
 
-    ngx_add_timer(ev, ledger->due ? NGX_HTTP_CLAWD_TICK_DUE
-                                  : NGX_HTTP_CLAWD_TICK);
+    ngx_add_timer(ev, NGX_HTTP_CLAWD_TICK);
 }
 
 
@@ -191,6 +187,10 @@ ngx_http_clawd_ledger_changed(void *data, ngx_str_t *key)
 
     } else {
         ngx_http_clawd_cache_flush(ledger->zone);
+
+        /* the reservations may be gone as well */
+
+        (void) ngx_atomic_fetch_add(&ledger->accounts->losses, 1);
     }
 }
 

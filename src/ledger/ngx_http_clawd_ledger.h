@@ -217,6 +217,10 @@ void ngx_http_clawd_ledger_metrics(ngx_http_clawd_text_t *t, void *data);
 
 /* of the room */
 
+/* turns of the tick between two rounds of housekeeping */
+#define NGX_HTTP_CLAWD_TICKS  5
+
+
 /* A store's part: rc of the hold is set, or NGX_AGAIN and resumed later. */
 
 typedef struct {
@@ -238,6 +242,7 @@ struct ngx_http_clawd_ledger_s {
     ngx_cycle_t                  *cycle;
     ngx_log_t                    *log;
     ngx_event_t                   tick;
+    ngx_uint_t                    ticks;
 #if (NGX_THREADS)
     ngx_thread_pool_t            *threads;    /* NULL: files are written in the
                                                  worker's own turn */
@@ -250,6 +255,7 @@ struct ngx_http_clawd_ledger_s {
     ngx_uint_t                    due;        /* flights to be told again */
     ngx_msec_t                    beaten;     /* last heartbeats */
     ngx_msec_t                    down;       /* since; 0: it answers */
+    ngx_atomic_uint_t             losses;     /* that were answered by beats */
     ngx_uint_t                    replaying;  /* answers that are awaited */
     unsigned                      replay_failed:1;
     unsigned                      replay_last:1;

@@ -15,6 +15,7 @@
  *     rn                                run id of the server that wrote
  *     sn                                first n of this lineage
  *     bs                                its base: n:mi:mr:mt:dw:du:mw:mu
+ *     ls                                when the first loss of it was noticed
  *
  * A lineage is a chain of operations none of which got lost.  A new one starts
  * where the hash is missing, was written under another run id, or is behind
@@ -23,7 +24,8 @@
  * A gateway whose n is below sn, but above that of the base, knows of
  * operations that were lost: its counts replace the base's, and what was
  * charged since stays on top, so that gateways which come one after another
- * add up.
+ * add up.  After the first of them nothing is admitted for a while: others may
+ * know more, and the server does not know what they have in flight.
  *
  * After this part: time is taken, the state is read and rolled.  What is to be
  * written beyond counts sets full; dirty: even if nothing is admitted.
@@ -31,7 +33,7 @@
 
 #define NGX_HTTP_CLAWD_LUA_OPEN                                               \
     "local call, floor = redis.call, math.floor\n"                            \
-    "local max, min = math.max, math.min\n"                                   \
+    "local max, min, tonumber = math.max, math.min, tonumber\n"               \
     "local U, F, O = KEYS[1], KEYS[2], KEYS[3]\n"                             \
     "local MAX = 9007199254740992\n"                                          \
     "local time = call('TIME')\n"                                             \
@@ -39,7 +41,7 @@
     "local now = sec * 1000000 + time[2]\n"                                   \
     "local ms = floor(now / 1000)\n"                                          \
     "local h = call('HMGET', U, 'ep', 'n', 'rt', 'tt', 'mi', 'mr', 'mt',\n"   \
-    "    'dw', 'du', 'mw', 'mu', 'rn', 'sn', 'bs')\n"                         \
+    "    'dw', 'du', 'mw', 'mu', 'rn', 'sn', 'bs', 'ls')\n"                   \
     "local ep, n = tonumber(h[1]), tonumber(h[2]) or 0\n"                     \
     "local rt, tt = tonumber(h[3]) or 0, tonumber(h[4]) or 0\n"               \
     "local mi = tonumber(h[5]) or 0\n"                                        \
@@ -47,6 +49,7 @@
     "local dw, du = tonumber(h[8]) or 0, tonumber(h[9]) or 0\n"               \
     "local mw, mu = tonumber(h[10]) or 0, tonumber(h[11]) or 0\n"             \
     "local rn, sn, bs = h[12] or '', tonumber(h[13]) or 0, h[14] or ''\n"     \
+    "local ls = tonumber(h[15]) or 0\n"                                       \
     "local seen = n\n"                                                        \
     "local start = not ep or run ~= '' and run ~= rn\n"                       \
     "local raised = not ep or epoch > ep\n"                                   \
@@ -99,14 +102,9 @@
     "end\n"                                                                   \
                                                                               \
     "local function save()\n"                                                 \
-    "  if not full then\n"                                                    \
-    "    call('HSET', U, 'n', n, 'rt', rt, 'tt', tt, 'mr', mr, 'mt', mt,\n"   \
-    "        'du', du, 'mu', mu)\n"                                           \
-    "    return\n"                                                            \
-    "  end\n"                                                                 \
     "  call('HSET', U, 'ep', ep, 'n', n, 'rt', rt, 'tt', tt, 'mi', mi,\n"     \
     "      'mr', mr, 'mt', mt, 'dw', dw, 'du', du, 'mw', mw, 'mu', mu,\n"     \
-    "      'rn', rn, 'sn', sn, 'bs', bs)\n"                                   \
+    "      'rn', rn, 'sn', sn, 'bs', bs, 'ls', ls)\n"                         \
     "  call('EXPIRE', U, 3024000)\n"                                          \
     "end\n"
 
@@ -154,6 +152,7 @@
     "    n = max(n, gn, now)\n"                                               \
     "    sn = n\n"                                                            \
     "  end\n"                                                                 \
+    "  if ls < sn then ls = now end\n"                                        \
     "  dirty, full = true, true\n"                                            \
     "end\n"
 
@@ -169,8 +168,10 @@
     NGX_HTTP_CLAWD_LUA_OPEN                                                   \
     "local rid, est = ARGV[1], min(tonumber(ARGV[2]), MAX)\n"                 \
     "local deadline, gn = tonumber(ARGV[4]), tonumber(ARGV[13])\n"            \
-    "local dead = call('ZRANGEBYSCORE', F, '-inf', ms, 'LIMIT', 0, 64)\n"     \
-    "local card = call('ZCARD', F)\n"                                         \
+    "local card, dead = call('ZCARD', F), {}\n"                               \
+    "if card > 0 then\n"                                                      \
+    "  dead = call('ZRANGEBYSCORE', F, '-inf', ms, 'LIMIT', 0, 64)\n"         \
+    "end\n"                                                                   \
     "local live = max(card - #dead, tonumber(ARGV[14]))\n"                    \
                                                                               \
     "local function reply(status, limit, n)\n"                                \
@@ -184,6 +185,10 @@
     "end\n"                                                                   \
     NGX_HTTP_CLAWD_LUA_HEAL                                                   \
     "if est < 0 then return reply(1, 0, max(seen, kind and gn or 0)) end\n"   \
+    "if now >= ls and now - ls < 2000000 then\n"                              \
+    "  if dirty then save() end\n"                                            \
+    "  return reply(5, 0, n)\n"                                               \
+    "end\n"                                                                   \
                                                                               \
     "local conc, rpm = tonumber(ARGV[5]), tonumber(ARGV[6])\n"                \
     "local tpm = tonumber(ARGV[7])\n"                                         \
@@ -209,7 +214,12 @@
     "  local ttl = tonumber(ARGV[3])\n"                                       \
     "  n, rt, tt, mr, mt = n + 1, nrt, ntt, add(mr, 1), add(mt, est)\n"       \
     "  du, mu, live = add(du, est), add(mu, est), live + 1\n"                 \
-    "  save()\n"                                                              \
+    "  if full then\n"                                                        \
+    "    save()\n"                                                            \
+    "  else\n"                                                                \
+    "    call('HSET', U, 'n', n, 'rt', rt, 'tt', tt, 'mr', mr, 'mt', mt,\n"   \
+    "        'du', du, 'mu', mu)\n"                                           \
+    "  end\n"                                                                 \
     "  call('ZADD', F, ms + ttl, rid)\n"                                      \
     "  if full or card == 0 then\n"                                           \
     "    call('EXPIRE', F, floor(ttl / 1000) + 86400)\n"                      \
@@ -280,7 +290,11 @@
     "    if month == mw then mu = add(mu, delta) end\n"                       \
     "  end\n"                                                                 \
     "  n = n + 1\n"                                                           \
-    "  save()\n"                                                              \
+    "  if full or unknown then\n"                                             \
+    "    save()\n"                                                            \
+    "  else\n"                                                                \
+    "    call('HSET', U, 'n', n, 'tt', tt, 'mt', mt, 'du', du, 'mu', mu)\n"   \
+    "  end\n"                                                                 \
     "else\n"                                                                  \
     "  n = seen\n"                                                            \
     "end\n"                                                                   \

@@ -41,7 +41,8 @@
  *     ngx_http_clawd_limit_e) in the way; 2 this rid is in flight already,
  *     nothing changed; 3 the deadline had passed; 4 the server lacks operations
  *     that the gateway knows of, and no guard was given: nothing changed, call
- *     again with it.
+ *     again with it; 5 the server has lost operations lately, and nothing is
+ *     admitted until all gateways have had the time to tell theirs.
  *
  *     Numbers of operations grow by 1, but the first one of a state is the
  *     server's time in microseconds.  A reply of status 3 or 4, or any other

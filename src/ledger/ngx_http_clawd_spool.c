@@ -240,7 +240,6 @@ ngx_http_clawd_spool_append(ngx_http_clawd_spool_t *spool,
     }
 
     p = data;
-    rc = NGX_OK;
 
     for (i = 0; i < n; i++) {
         user.data = s[i].user;
@@ -560,7 +559,7 @@ ngx_http_clawd_spool_begin(ngx_http_clawd_spool_t *spool)
 }
 
 
-/* rename() would replace the file of a replay that has just begun; link() not */
+/* rename() would replace the file of a replay that has just begun */
 
 static ngx_int_t
 ngx_http_clawd_spool_move(ngx_http_clawd_spool_t *spool, const char *replay)
@@ -686,8 +685,8 @@ damaged:
 
 
 /*
- * To where the next record may begin, at least a byte on: a torn one is shorter
- * than it says, and the next lies within the length that it gives.
+ * To where the next record may begin, at least a byte on: a torn one is
+ * shorter than it says, and the next lies within the length that it gives.
  */
 
 static void

@@ -279,6 +279,13 @@ ngx_http_clawd_redis_verdict(ngx_http_clawd_hold_t *hold,
         return NGX_AGAIN;
     }
 
+    if (status == 5) {
+
+        /* all workers of this gateway tell what they have in flight */
+
+        (void) ngx_atomic_fetch_add(&hold->ledger->accounts->losses, 1);
+    }
+
     if ((status != 0 && status != 1)
         || (status == 0 && (limit < 0 || limit >= NGX_HTTP_CLAWD_LIMITS)))
     {
@@ -718,11 +725,22 @@ ngx_http_clawd_redis_final(ngx_http_clawd_told_t *told,
 static void
 ngx_http_clawd_redis_tick(ngx_http_clawd_ledger_t *ledger)
 {
-    ngx_uint_t  ready;
-
-    ledger->due += ngx_http_clawd_flights_reap(ledger->zone);
+    ngx_uint_t         ready;
+    ngx_atomic_uint_t  losses;
 
     ready = ngx_http_clawd_redis_ready(ledger->link);
+    losses = ledger->accounts->losses;
+
+    if (ready && ledger->losses != losses) {
+        ledger->losses = losses;
+        ngx_http_clawd_redis_beat(ledger, 0);
+    }
+
+    if (ledger->due == 0 && ++ledger->ticks % NGX_HTTP_CLAWD_TICKS) {
+        return;
+    }
+
+    ledger->due += ngx_http_clawd_flights_reap(ledger->zone);
 
     if (ready) {
         ledger->down = 0;

@@ -365,7 +365,9 @@ ngx_http_clawd_zone_tick(ngx_http_clawd_ledger_t *ledger)
     ngx_http_clawd_flight_t    *f;
     ngx_http_clawd_accounts_t  *a;
 
-    if (ngx_http_clawd_flights_reap(ledger->zone) == 0) {
+    if (++ledger->ticks % NGX_HTTP_CLAWD_TICKS
+        || ngx_http_clawd_flights_reap(ledger->zone) == 0)
+    {
         return;
     }
 

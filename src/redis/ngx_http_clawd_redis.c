@@ -16,7 +16,7 @@ static ngx_int_t ngx_http_clawd_redis_connected(
 static ngx_http_clawd_redis_result_e ngx_http_clawd_redis_reply(
     ngx_http_clawd_redis_conn_t *conn, ngx_http_clawd_resp_t *resp);
 static void ngx_http_clawd_redis_word(ngx_http_clawd_redis_t *link,
-    ngx_http_clawd_redis_result_e result);
+    ngx_http_clawd_redis_cmd_t *cmd, ngx_http_clawd_redis_result_e result);
 static void ngx_http_clawd_redis_failed(ngx_http_clawd_redis_conn_t *conn,
     ngx_http_clawd_redis_result_e result);
 static void ngx_http_clawd_redis_drain(ngx_http_clawd_redis_t *link,
@@ -144,7 +144,6 @@ void
 ngx_http_clawd_redis_hello_end(ngx_http_clawd_redis_t *link)
 {
     link->state = NGX_HTTP_CLAWD_REDIS_READY;
-    link->attempts = 0;
 
     ngx_http_clawd_redis_good(link->shared, &link->conf->name, link->log);
 
@@ -199,14 +198,7 @@ ngx_http_clawd_redis_reply(ngx_http_clawd_redis_conn_t *conn,
     cmd->bytes = NULL;
 
     if (link->state == NGX_HTTP_CLAWD_REDIS_READY) {
-        ngx_http_clawd_redis_word(link, result);
-
-        if (!cmd->own) {
-            ngx_http_clawd_histogram_add(&link->shared->latency,
-                                NGX_HTTP_CLAWD_SCALE_FINE,
-                                ngx_http_clawd_redis_stamp() - cmd->stamp,
-                                &(ngx_str_t) ngx_null_string, 0);
-        }
+        ngx_http_clawd_redis_word(link, cmd, result);
     }
 
     cmd->result = result;
@@ -217,6 +209,16 @@ ngx_http_clawd_redis_reply(ngx_http_clawd_redis_conn_t *conn,
     cmd->handler(cmd);
 
     if (link->state == NGX_HTTP_CLAWD_REDIS_HELLO) {
+
+        /* said to each command, and so to the first that has another cure */
+
+        if (resp->items[0].type == NGX_HTTP_CLAWD_RESP_ERROR
+            && ngx_strncmp(resp->items[0].text.data, "NOAUTH", 6) == 0)
+        {
+            conn->what = "it wants a password";
+            return NGX_HTTP_CLAWD_REDIS_AUTH;
+        }
+
         return link->fault;
     }
 
@@ -236,11 +238,27 @@ ngx_http_clawd_redis_reply(ngx_http_clawd_redis_conn_t *conn,
 
 static void
 ngx_http_clawd_redis_word(ngx_http_clawd_redis_t *link,
-    ngx_http_clawd_redis_result_e result)
+    ngx_http_clawd_redis_cmd_t *cmd, ngx_http_clawd_redis_result_e result)
 {
+    ngx_str_t  none = ngx_null_string;
+
+    if (!cmd->own) {
+        ngx_http_clawd_histogram_add(&link->shared->latency,
+                                     NGX_HTTP_CLAWD_SCALE_FINE,
+                                     ngx_http_clawd_redis_stamp() - cmd->stamp,
+                                     &none, 0);
+    }
+
     switch (result) {
 
     case NGX_HTTP_CLAWD_REDIS_OK:
+
+        /* a greeting proves little, and of a replica any reading as well */
+
+        if (!cmd->own && (cmd->script >= 0 || !link->replica)) {
+            link->attempts = 0;
+        }
+
         ngx_http_clawd_redis_good(link->shared, &link->conf->name, link->log);
         break;
 
@@ -269,6 +287,7 @@ ngx_http_clawd_redis_failed(ngx_http_clawd_redis_conn_t *conn,
     ngx_http_clawd_redis_result_e result)
 {
     ngx_msec_t                     delay;
+    ngx_uint_t                     idle;
     ngx_http_clawd_redis_t        *link;
     ngx_http_clawd_redis_state_e   state;
 
@@ -276,13 +295,14 @@ ngx_http_clawd_redis_failed(ngx_http_clawd_redis_conn_t *conn,
     state = link->state;
 
     link->state = NGX_HTTP_CLAWD_REDIS_CLOSED;
+    link->replica = (result == NGX_HTTP_CLAWD_REDIS_READONLY);
 
-    if (state != NGX_HTTP_CLAWD_REDIS_READY) {
-        delay = ngx_http_clawd_redis_backoff(link->attempts++);
+    /* servers close idle connections: no bad word, unless connecting fails */
 
-    } else {
-        delay = ngx_http_clawd_redis_backoff(0);
-    }
+    idle = (state == NGX_HTTP_CLAWD_REDIS_READY && link->pending == 0
+            && result == NGX_HTTP_CLAWD_REDIS_CONNECT);
+
+    delay = ngx_http_clawd_redis_backoff(idle ? 0 : link->attempts++);
 
     /* a break of the connection is not yet a failure to connect */
 
@@ -292,11 +312,7 @@ ngx_http_clawd_redis_failed(ngx_http_clawd_redis_conn_t *conn,
         (void) ngx_atomic_fetch_add(&link->shared->failures, 1);
     }
 
-    /* servers close idle connections: no bad word, unless connecting fails */
-
-    if (state != NGX_HTTP_CLAWD_REDIS_READY || link->pending
-        || result != NGX_HTTP_CLAWD_REDIS_CONNECT)
-    {
+    if (!idle) {
         ngx_http_clawd_redis_bad(link->shared, result, conn->what,
                                  &link->conf->name, link->log, conn->err);
     }

@@ -213,7 +213,8 @@ ngx_http_clawd_redis_conn_established(ngx_http_clawd_redis_conn_t *conn)
 
     c = conn->peer.connection;
 
-    if (conn->peer.sockaddr->sa_family != AF_UNIX && ngx_tcp_nodelay(c) != NGX_OK)
+    if (conn->peer.sockaddr->sa_family != AF_UNIX
+        && ngx_tcp_nodelay(c) != NGX_OK)
     {
         ngx_http_clawd_redis_conn_fail(conn, NGX_HTTP_CLAWD_REDIS_CONNECT,
                                        "the socket failed", ngx_socket_errno);

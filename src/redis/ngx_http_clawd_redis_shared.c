@@ -7,7 +7,7 @@
 
 
 #define NGX_HTTP_CLAWD_REDIS_DELAY      50       /* of the first try */
-#define NGX_HTTP_CLAWD_REDIS_DELAY_MAX  5000
+#define NGX_HTTP_CLAWD_REDIS_DELAY_MAX  1000
 #define NGX_HTTP_CLAWD_REDIS_WATCH      100      /* for others' success */
 
 /* between lines of the log, and without a bad word before a good one's */

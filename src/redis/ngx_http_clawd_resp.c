@@ -99,11 +99,12 @@ ngx_http_clawd_resp_item(ngx_http_clawd_resp_item_t *item, u_char **pos,
         return NGX_ERROR;
     }
 
+    rc = NGX_AGAIN;
     eol = (p < last) ? ngx_http_clawd_resp_line(p + 1, last, &rc) : NULL;
 
     if (eol == NULL) {
 
-        if (p < last && rc != NGX_AGAIN) {
+        if (rc != NGX_AGAIN) {
             return NGX_ERROR;
         }
 

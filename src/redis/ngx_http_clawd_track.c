@@ -437,8 +437,6 @@ ngx_http_clawd_track_message(ngx_http_clawd_track_t *track,
         return NGX_OK;
     }
 
-    /* a key that is none counts as any */
-
     if (items[3].type != NGX_HTTP_CLAWD_RESP_ARRAY) {
         return NGX_DECLINED;
     }

@@ -392,8 +392,9 @@ class Gateway:
                  or (len(self.workers()) == self.workers_wanted
                      and self.page()), 30)
         if self.process.poll() is not None:
-            raise SystemExit("NGINX did not start: "
-                             + (self.dir / "stderr").read_text())
+            raise RuntimeError("NGINX did not start: "
+                               + (self.dir / "stderr").read_text()
+                               + self.error_log()[-2000:])
 
     def stop(self):
         if self.process.poll() is None:

@@ -57,6 +57,7 @@ class Load:
         self.outcomes = []
         self.over = False
         self.count = 0
+        self.lag = 0.0
 
     def of(self, user, since=0.0):
         return [o for o in list(self.outcomes)
@@ -65,15 +66,25 @@ class Load:
     async def run(self, plan):
         """Runs until plan, a coroutine, has ended; returns what it does."""
 
+        watch = asyncio.create_task(self.watch())
         clients = [asyncio.create_task(self.client(user))
                    for user in self.users for _ in range(user.clients)]
         try:
             return await plan
         finally:
             self.over = True
+            watch.cancel()
             await asyncio.wait(clients, timeout=PATIENCE)
             for client in clients:
                 client.cancel()
+
+    async def watch(self):
+        """How late this machine lets the clients themselves be."""
+
+        while True:
+            start = time.monotonic()
+            await asyncio.sleep(0.02)
+            self.lag = max(self.lag, time.monotonic() - start - 0.02)
 
     async def client(self, user):
         connections = {}
@@ -86,6 +97,12 @@ class Load:
             outcome = Outcome(user, self.count, self.random.random() < 0.5,
                               self.random.randint(40, user.largest))
             keep = False
+
+            # An idle connection that was closed is no request's fault.
+
+            if connection and connection[0].at_eof():
+                connection[1].close()
+                connection = None
 
             try:
                 if connection is None:

@@ -273,14 +273,21 @@ class Reply:
         return self.usage[2:]
 
 
-class Store:
-    """The scripts on one server; clock None: its own time."""
+PAUSE = "now - ls < 2000000"
 
-    def __init__(self, lib, server, clock=None, client=None):
+
+class Store:
+    """The scripts on one server; clock None: its own time.  Without pause a
+    server that has lost data admits at once."""
+
+    def __init__(self, lib, server, clock=None, client=None, pause=False):
         self.server = server
         self.client = client or server.client
         self.clock = clock
         texts = [script(lib, i) for i in range(3)]
+        assert texts[RESERVE].count(PAUSE) == 1
+        if not pause:
+            texts[RESERVE] = texts[RESERVE].replace(PAUSE, "now < ls")
         if clock is not None:
             for i, text in enumerate(texts):
                 assert text.count("call('TIME')") == 1
@@ -386,7 +393,7 @@ class Scenario:
     def change(self):
         rnd = self.rnd
         self.limits = [rnd.choice([-1, -1, 3, 9])]
-        self.limits.append(rnd.choice([-1, -1, 5, 60, 600]))
+        self.limits.append(rnd.choice([-1, -1, 1, 5, 60, 600]))
         for factor in (5, 30, 100):
             limit = self.size * factor + rnd.randrange(7)
             self.limits.append(rnd.choice([-1, min(limit, 10 ** 12)]))
@@ -778,8 +785,8 @@ def offline(lib, server):
 
     # a clock that is ahead charges the present, and moves nothing
 
-    s = store.settle("x", "g", 9, 9, [v + 100 for v in w[:1]] and
-                     (w[0], w[1] + 10 ** 6, w[2] + 900, w[3] + 30), offline=1)
+    ahead = w[0], w[1] + 10 ** 6, w[2] + 900, w[3] + 30
+    s = store.settle("x", "g", 9, 9, ahead, offline=1)
     assert (s.minute_tokens, s.day_tokens, s.month_tokens) == (9, 9, 75)
     assert s.minute == store.clock // 60000000
 
@@ -821,7 +828,7 @@ def guard(lib, server):
     """What a gateway knows of a server that lost its data."""
 
     store = Store(lib, server, micros(2026, 5, 5, 12))
-    limits = [-1, -1, -1, 100, -1]
+    limits = [-1, 100, 1000, 100, -1]
     r = None
     for i in range(5):
         r = store.reserve("x", f"a{i}", 15, limits, n=r.n if r else 0)
@@ -856,7 +863,7 @@ def guard(lib, server):
     store.clock += 60000000
     h = store.reserve("x", "e", 1, n=d.n, guard=d.guard())
     assert (h.minute_tokens, h.day_tokens) == (1, 96)
-    assert (h.rt, h.tt) == (d.rt, d.tt)
+    assert (h.rt, h.tt) == (d.rt, d.tt) and d.rt > 0 and d.tt > 0
 
     # of another epoch: it says nothing of this one
 
@@ -898,6 +905,52 @@ def healing(lib, server):
 
         r = store.reserve("x", "z", 1, n=r.n)
         assert r.status == 1
+
+
+def pause(lib, server):
+    """After a loss nothing is admitted until others have told what they know
+    and hold; an older loss, or a restart without one, stops nobody."""
+
+    store = Store(lib, server, micros(2026, 5, 5, 12), pause=True)
+    limits = [2, -1, -1, 100, -1]
+    a = store.reserve("x", "a1", 10, limits)
+    b = store.reserve("x", "b1", 15, limits, n=a.n)
+    assert (a.status, b.status, b.live) == (1, 1, 2)
+
+    store.clock += 1000
+    store.client("FLUSHALL")
+    r = store.reserve("x", "a2", 10, limits, n=a.n, live=1)
+    assert r.status == 4
+    r = store.reserve("x", "a2", 10, limits, n=a.n, live=1, guard=a.guard())
+    assert (r.status, r.day_tokens) == (5, 10)
+    assert store.field("x", "du") == "10"
+    assert store.beat("x", "a1") == 1
+
+    # one that knows nothing has to wait as well
+
+    assert store.reserve("x", "c1", 10, limits).status == 5
+
+    store.clock += 1000000
+    r = store.reserve("x", "b2", 10, limits, n=b.n, live=1, guard=b.guard())
+    assert (r.status, r.day_tokens) == (5, 25)
+    assert store.beat("x", "b1") == 1
+
+    store.clock += 999999
+    assert store.reserve("x", "c1", 10, limits).status == 5
+
+    store.clock += 1
+    r = store.reserve("x", "c1", 10, limits)
+    assert (r.status, r.limit, r.live, r.day_tokens) == (0, 0, 2, 25), (
+        r.status, r.limit, r.live, r.day_tokens)
+    store.settle("x", "a1", 10, 7, windows(a))
+    r = store.reserve("x", "c1", 10, limits)
+    assert (r.status, r.day_tokens) == (1, 32)
+
+    # a restart that lost nothing, and a clock that was set back
+
+    assert store.reserve("x", "d1", 1, run="f" * 40, n=r.n).status == 1
+    store.clock -= 5000000
+    assert store.reserve("x", "d2", 1, run="f" * 40, n=r.n).status == 1
 
 
 def settles_first(lib, server):
@@ -1240,14 +1293,23 @@ def numbers_in_full(lib, server):
     assert pairs.pop("bs") == ""
     assert all(v.isdigit() for v in pairs.values()), pairs
 
+    # where a whole limit's share of the minute would be rounded beyond it
+
+    for limit in (346409393503, 999999999975):
+        assert limit * 60000000.0 / limit > 60000000
+        limits = [-1, -1, limit, -1, -1]
+        assert store.reserve(limit, "a", limit, limits).status == 1
+        assert store.reserve(limit, "b", 1, limits).limit == 2
+
 
 CASES = [months, month_end, life, orphans, beats, expiry, offline, epochs,
-         guard, healing, settles_first, rewind, unknown_run, property_, script_flush,
-         no_memory, beat_without_memory, read_only, least_privilege, cluster,
-         numbers_in_full, differential]
+         guard, healing, pause, settles_first, rewind, unknown_run,
+         property_, script_flush, no_memory, beat_without_memory, read_only,
+         least_privilege, cluster, numbers_in_full, differential]
 
 
 def main():
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     passed = failed = 0
     folder = Path(tempfile.mkdtemp(prefix="clawd-scripts-"))
     print(f"seed {SEED}, {OPERATIONS} operations")

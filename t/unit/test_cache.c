@@ -604,6 +604,11 @@ test_wrap(void **state)
     ngx_current_msec = 0x1ffffff00 + 0x100000000;
     assert_silent(USER, "bob", 1);
 
+    /* what seems to come is long past */
+
+    ngx_current_msec = 0x1ffffff00 - NGX_HTTP_CLAWD_CACHE_TOLD - 1;
+    assert_silent(USER, "bob", 1);
+
     test_end();
 }
 
@@ -657,6 +662,7 @@ test_marks(void **state)
 
 #define HEX   "00112233445566778899aabbccddeeff"                              \
               "0123456789abcdef0123456789abcdef"
+#define LONG  HEX HEX HEX
 #define CAPS  "00112233445566778899AABBCCDDEEFF"                              \
               "0123456789abcdef0123456789abcdef"
 
@@ -674,8 +680,7 @@ test_drop(void **state)
         "clawd:user:alice2", "clawd:user:Alice", "clawd:plan:alice",
         "clawd:users:alice", "xclawd:user:alice", "clawd:{alice}:u:alice",
         "clawd:key:alice", "clawd:key:" CAPS, "clawd:key:" HEX "0",
-        "clawd:user:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
-        "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+        "clawd:user:" LONG
     };
 
     test_start(MB);
@@ -888,13 +893,94 @@ test_flood(void **state)
 }
 
 
+/* How many of the users 0 to n - 1 are known; what is said of them is right. */
+
+static ngx_uint_t
+test_known(ngx_uint_t n)
+{
+    char         name[32];
+    ngx_uint_t   i, known;
+    const char  *says;
+
+    known = 0;
+
+    for (i = 0; i < n; i++) {
+        snprintf(name, sizeof(name), "user%lu", (unsigned long) i);
+        says = get(USER, name, 1);
+
+        if (says) {
+            assert_string_equal(says, name);
+            known++;
+        }
+    }
+
+    return known;
+}
+
+
+/* Users until each place is taken. */
+
+static void
+test_fill(ngx_uint_t n)
+{
+    char        name[32];
+    ngx_uint_t  i;
+
+    for (i = 0; i < n; i++) {
+        snprintf(name, sizeof(name), "user%lu", (unsigned long) i);
+        put(USER, name, name);
+    }
+}
+
+
+/* Sets full of users at work, and keys that nobody knows. */
+
+static void
+test_negative(void **state)
+{
+    u_char      digest[32];
+    ngx_str_t   key;
+    ngx_uint_t  i, round;
+
+    test_start(128 * 1024);
+    test_fill(1000);
+    assert_int_equal(test_known(1000), 64);
+
+    key.data = digest;
+    key.len = 32;
+    memset(digest, 0x5a, sizeof(digest));
+
+    for (round = 0; round < 2; round++) {
+
+        for (i = 0; i < 10000; i++) {
+            memcpy(digest, &i, sizeof(i));
+            make(NULL);
+            ngx_http_clawd_cache_put(zone, KEY, &key,
+                                 ngx_http_clawd_cache_mark(zone, KEY, &key),
+                                 &rec);
+        }
+
+        /* of those that rest for a minute one of each set makes room */
+
+        if (round == 0) {
+            assert_int_equal(test_known(1000), 64);
+            ngx_current_msec += 1000 * NGX_HTTP_CLAWD_CACHE_RECENT;
+        }
+    }
+
+    assert_int_equal(test_known(1000), 56);
+
+    test_end();
+}
+
+
 /* Of a full set the longest unused one goes. */
 
 static void
 test_oldest(void **state)
 {
     char        name[32];
-    ngx_uint_t  i, kept;
+    ngx_uint_t  i, known;
 
     test_start(128 * 1024);
     ngx_http_clawd_cache_told(zone);
@@ -912,77 +998,98 @@ test_oldest(void **state)
         assert_says(USER, "worker", 0, "gold");
 
         snprintf(name, sizeof(name), "user%lu", (unsigned long) i);
-        put(USER, name, "silver");
-        assert_says(USER, name, 0, "silver");
+        put(USER, name, name);
+        assert_says(USER, name, 0, name);
     }
 
     /* the others' places were in use, as far as there are any */
 
-    kept = 0;
-
-    for (i = 0; i < 10000; i++) {
-        snprintf(name, sizeof(name), "user%lu", (unsigned long) i);
-        kept += (get(USER, name, 1) != NULL);
-    }
-
-    assert_true(kept >= 48 && kept <= 63);
+    known = test_known(10000);
+    assert_true(known >= 48 && known <= 63);
 
     test_end();
 }
 
 
+/* Puts a new record of alice, and dies at a step of it. */
+
+static void
+test_child(ngx_uint_t step, ngx_uint_t large)
+{
+    char       text[400];
+    uint64_t   mark;
+    ngx_str_t  name;
+
+    name = str("alice");
+    mark = ngx_http_clawd_cache_mark(zone, USER, &name);
+    make("newnewnewnewnewnewnewnewn");
+
+    if (large) {
+        memset(text, 'm', sizeof(text));
+        rec.models.data = (u_char *) text;
+        rec.models.len = sizeof(text);
+    }
+
+    test_steps = step;
+    test_counted_put(zone, USER, &name, mark, &rec);
+    _exit(0);
+}
+
+
+static ngx_uint_t
+test_kill(ngx_uint_t step, ngx_uint_t large)
+{
+    int    status;
+    pid_t  pid;
+
+    pid = fork();
+    assert_true(pid >= 0);
+
+    if (pid == 0) {
+        test_child(step, large);
+    }
+
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+
+    if (!WIFSIGNALED(status)) {
+        assert_int_equal(status, 0);
+        return 0;
+    }
+
+    /* the master gives back the mutex of one that died */
+
+    zone->shpool->lock.lock = 0;
+
+    return 1;
+}
+
+
 /*
  * A process that is killed at any step inside of the mutex: what is read
- * afterwards is the old record, the new one, or nothing; never a mix.
+ * afterwards is the old record, the new one, or nothing; never a mix, neither
+ * of alice nor of whose place she took.
  */
 
 static void
 test_killed(void **state)
 {
-    int          status;
-    char         text[400];
-    pid_t        pid;
-    uint64_t     mark;
-    ngx_str_t    name;
-    ngx_uint_t   step, died, large;
+    ngx_uint_t   step, died, large, full;
     const char  *says;
 
-    name = str("alice");
-    memset(text, 'm', sizeof(text));
-
-    for (large = 0; large < 2; large++) {
+    for (large = 0; large < 4; large++) {
+        full = large / 2;
 
         for (step = 1, died = 1; died; step++) {
-            test_start(MB);
-            put(USER, "alice", "old-old-old-old-old");
+            test_start(128 * 1024);
 
-            pid = fork();
-            assert_true(pid >= 0);
+            if (full) {
+                test_fill(1000);
 
-            if (pid == 0) {
-                mark = ngx_http_clawd_cache_mark(zone, USER, &name);
-                make("newnewnewnewnewnewnewnewn");
-
-                if (large) {
-                    rec.models.data = (u_char *) text;
-                    rec.models.len = sizeof(text);
-                }
-
-                test_steps = step;
-                test_counted_put(zone, USER, &name, mark, &rec);
-                _exit(0);
+            } else {
+                put(USER, "alice", "old-old-old-old-old");
             }
 
-            assert_int_equal(waitpid(pid, &status, 0), pid);
-            died = WIFSIGNALED(status);
-            assert_true(died || status == 0);
-
-            /* the master gives back the mutex of one that died */
-
-            if (died) {
-                zone->shpool->lock.lock = 0;
-            }
-
+            died = test_kill(step, large % 2);
             says = get(USER, "alice", 1);
 
             if (!died) {
@@ -990,9 +1097,12 @@ test_killed(void **state)
             }
 
             if (says) {
-                assert_true(strcmp(says, "old-old-old-old-old") == 0
-                            || strcmp(says, "newnewnewnewnewnewnewnewn") == 0);
+                assert_true(strcmp(says, "newnewnewnewnewnewnewnewn") == 0
+                            || (!full
+                                && strcmp(says, "old-old-old-old-old") == 0));
             }
+
+            (void) test_known(1000);
 
             /* and the place is of use again */
 
@@ -1022,6 +1132,7 @@ main(void)
         cmocka_unit_test(test_drop),
         cmocka_unit_test(test_hash),
         cmocka_unit_test(test_flood),
+        cmocka_unit_test(test_negative),
         cmocka_unit_test(test_oldest),
         cmocka_unit_test(test_killed)
     };
