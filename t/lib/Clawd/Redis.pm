@@ -51,7 +51,7 @@ sub import {
     my $caller = caller;
 
     no strict 'refs';
-    *{"${caller}::$_"} = \&$_ for qw(redis key_of redis_http);
+    *{"${caller}::$_"} = \&$_ for qw(redis key_of redis_http redis_ready);
 
     return if $self;
 
@@ -142,7 +142,27 @@ sub prepare {
         $self->told($line);
     }
 
-    $self->stop if defined $block->redis_down;
+    if (defined $block->redis_down) {
+        $self->stop;
+        return;
+    }
+
+    # the link is made a moment after NGINX serves
+
+    $block->set_value(init => 'Clawd::Redis::redis_ready();'
+                              . ($block->init // ''))
+        if !defined $block->must_die && !defined $block->redis_proxy;
+}
+
+
+# redis_ready(): the gateway's link is.
+
+sub redis_ready {
+    my $ready = wait_until(sub {
+        return Clawd::Observe::exchange('GET', '/v1/usage')->{status} != 503;
+    });
+
+    Test::More::fail('the link to Redis becomes ready') if !$ready;
 }
 
 
