@@ -199,8 +199,9 @@ sub start {
         open STDOUT, '>>', "$self->{dir}/redis.log";
         open STDERR, '>&', \*STDOUT;
         exec('redis-server', '--port', $self->{port}, '--bind', '127.0.0.1',
-             '--save', '', '--appendonly', 'no', '--daemonize', 'no',
-             '--dir', $self->{dir}, split ' ', $self->{args})
+             '--save', '', '--daemonize', 'no', '--dir', $self->{dir},
+             $self->{args} =~ /--appendonly/ ? () : ('--appendonly', 'no'),
+             split ' ', $self->{args})
             or POSIX::_exit(127);
     }
 
