@@ -495,6 +495,12 @@ ngx_http_clawd_redis_clock(ngx_http_clawd_redis_t *link, ngx_msec_t sent,
 {
     ngx_msec_t  rtt;
 
+    /* what a server says may be anything: sums of a time do not overflow */
+
+    if (now <= 0 || now >= (int64_t) 1 << 60) {
+        return;
+    }
+
     rtt = ngx_current_msec - sent;
 
     if (link->offset_known
