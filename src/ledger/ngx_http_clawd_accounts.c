@@ -246,6 +246,7 @@ ngx_http_clawd_flight_take(ngx_http_clawd_zone_t *zone, ngx_str_t *user)
 
     f->s.tpm = NGX_HTTP_CLAWD_UNLIMITED;
     f->since = ngx_current_msec;
+    f->account = a->naccounts;
     f->upstream = 0;
     f->sending = 0;
 

@@ -159,11 +159,12 @@ ngx_http_clawd_zone_admit(ngx_http_clawd_hold_t *hold)
 
             /*
              * Charged before it is held: whoever dies in between leaves it
-             * charged.
+             * charged, or has it given back once the account is there.
              */
 
             acc->usage = u;
             acc->live++;
+            ngx_memory_barrier();
             f->account = acc - a->accounts;
             ngx_memory_barrier();
             f->state = NGX_HTTP_CLAWD_FLIGHT_HELD;
