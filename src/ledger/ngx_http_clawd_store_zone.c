@@ -15,6 +15,9 @@
 /* a ceiling is above the use by this part of the limit */
 #define NGX_HTTP_CLAWD_CEILING_PART   32
 
+/* of the westernmost zone there may be, in seconds */
+#define NGX_HTTP_CLAWD_OFFSET_MIN     (-14 * 3600)
+
 /* who waits for another process's save looks again so often, in ms */
 #define NGX_HTTP_CLAWD_SAVE_POLL      5
 
@@ -59,6 +62,8 @@ static void ngx_http_clawd_save_fill(ngx_http_clawd_save_t *save,
     int64_t est);
 static int64_t ngx_http_clawd_save_ceiling(int64_t used, int64_t limit,
     int64_t est);
+static void ngx_http_clawd_save_lower(ngx_http_clawd_ceiling_t *ceiling,
+    ngx_http_clawd_usage_t *u);
 static void ngx_http_clawd_save_run(void *data, ngx_log_t *log);
 static void ngx_http_clawd_save_done(ngx_http_clawd_save_t *save);
 static void ngx_http_clawd_save_free(ngx_http_clawd_save_t *save);
@@ -523,7 +528,18 @@ ngx_http_clawd_save_fill(ngx_http_clawd_save_t *save,
     a = ngx_http_clawd_accounts(zone);
     now = ngx_http_clawd_ledger_now();
 
-    save->state.minute = asking ? now / 60000000 : -1;
+    save->state.minute = -1;
+
+    if (asking) {
+
+        /* a clock that was set back is behind what the user is charged to */
+
+        save->state.minute = ngx_max(now / 60000000, asking->usage.minute);
+
+        if ((int64_t) a->minute > save->state.minute) {
+            a->minute = (ngx_atomic_uint_t) save->state.minute;
+        }
+    }
 
     for (i = 0; i < a->naccounts; i++) {
         acc = &a->accounts[i];
@@ -555,6 +571,8 @@ ngx_http_clawd_save_fill(ngx_http_clawd_save_t *save,
                                     u->usage.month_tokens,
                                     limits[NGX_HTTP_CLAWD_LIMIT_MONTH],
                                     acc == asking ? est : 0);
+
+        ngx_http_clawd_save_lower(&acc->ceiling, &u->usage);
     }
 }
 
@@ -571,6 +589,34 @@ ngx_http_clawd_save_ceiling(int64_t used, int64_t limit, int64_t est)
     ceiling = used + est + limit / NGX_HTTP_CLAWD_CEILING_PART;
 
     return ngx_max(ngx_min(ceiling, limit), used);
+}
+
+
+/*
+ * While the file is replaced either of the two may be what is found: until it
+ * is known which, no more is admitted than both allow.  What is cleared goes
+ * first, so that nobody who is killed in here leaves an old count to a new id.
+ */
+
+static void
+ngx_http_clawd_save_lower(ngx_http_clawd_ceiling_t *ceiling,
+    ngx_http_clawd_usage_t *u)
+{
+    if (ceiling->day != u->day) {
+        ceiling->day_tokens = -1;
+        ngx_memory_barrier();
+        ceiling->day = u->day;
+    }
+
+    ceiling->day_tokens = ngx_min(ceiling->day_tokens, u->day_tokens);
+
+    if (ceiling->month != u->month) {
+        ceiling->month_tokens = -1;
+        ngx_memory_barrier();
+        ceiling->month = u->month;
+    }
+
+    ceiling->month_tokens = ngx_min(ceiling->month_tokens, u->month_tokens);
 }
 
 
@@ -727,6 +773,10 @@ ngx_http_clawd_ledger_load(ngx_cycle_t *cycle,
         }
 
         acc->usage = state.users[i].usage;
+
+        /* until it is known again, no day of any zone is over too early */
+
+        acc->terms.offset = NGX_HTTP_CLAWD_OFFSET_MIN;
 
         acc->ceiling.day = acc->usage.day;
         acc->ceiling.day_tokens = acc->usage.day_tokens;
