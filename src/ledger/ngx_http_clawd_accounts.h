@@ -99,6 +99,7 @@ typedef struct {
     /* of the file: who saves, the clock minute up to which it holds */
     ngx_atomic_t                 saver;        /* pid or 0 */
     ngx_atomic_t                 loaded;
+    ngx_atomic_t                 path;         /* hash of its name; 0: none */
     ngx_atomic_t                 minute;
     ngx_atomic_t                 full_minute;  /* …of the one that was read:
                                                   what it let through is not
