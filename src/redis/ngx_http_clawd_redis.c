@@ -27,6 +27,7 @@ static void ngx_http_clawd_redis_drain(ngx_http_clawd_redis_t *link,
 static void ngx_http_clawd_redis_timeout(ngx_event_t *ev);
 static ngx_int_t ngx_http_clawd_redis_put(ngx_http_clawd_redis_t *link,
     ngx_http_clawd_redis_cmd_t *cmd, ngx_uint_t argc, ngx_str_t *argv);
+static void ngx_http_clawd_redis_forget(ngx_http_clawd_redis_cmd_t *cmd);
 static void ngx_http_clawd_redis_enqueue(ngx_http_clawd_redis_t *link,
     ngx_http_clawd_redis_cmd_t *cmd);
 static void ngx_http_clawd_redis_dequeue(ngx_http_clawd_redis_t *link,
@@ -197,8 +198,7 @@ ngx_http_clawd_redis_reply(ngx_http_clawd_redis_conn_t *conn,
         return NGX_HTTP_CLAWD_REDIS_OK;
     }
 
-    ngx_http_clawd_redis_format_free(cmd->bytes);
-    cmd->bytes = NULL;
+    ngx_http_clawd_redis_forget(cmd);
 
     if (link->state == NGX_HTTP_CLAWD_REDIS_READY) {
         ngx_http_clawd_redis_word(link, cmd, result);
@@ -382,8 +382,7 @@ ngx_http_clawd_redis_drain(ngx_http_clawd_redis_t *link,
 
         cmd = ngx_queue_data(q, ngx_http_clawd_redis_cmd_t, queue);
 
-        ngx_http_clawd_redis_format_free(cmd->bytes);
-        cmd->bytes = NULL;
+        ngx_http_clawd_redis_forget(cmd);
         cmd->result = result;
         cmd->reply = NULL;
 
@@ -591,30 +590,32 @@ static ngx_int_t
 ngx_http_clawd_redis_put(ngx_http_clawd_redis_t *link,
     ngx_http_clawd_redis_cmd_t *cmd, ngx_uint_t argc, ngx_str_t *argv)
 {
-    size_t   len;
-    u_char  *bytes;
-
-    bytes = ngx_http_clawd_redis_format(argc, argv, &len);
-    if (bytes == NULL) {
-        return NGX_ERROR;
-    }
-
-    if (ngx_http_clawd_redis_conn_push(&link->conn, bytes, len) != NGX_OK) {
-        ngx_http_clawd_redis_format_free(bytes);
-        return NGX_ERROR;
-    }
-
     cmd->bytes = NULL;
 
-    if (cmd->script >= 0) {
+    if (cmd->script < 0) {
+
+        if (ngx_http_clawd_redis_conn_command(&link->conn, argc, argv)
+            != NGX_OK)
+        {
+            return NGX_ERROR;
+        }
+
+    } else {
 
         /* kept until the answer, since the server may not know the script */
 
-        cmd->bytes = bytes;
-        cmd->len = len;
+        cmd->bytes = ngx_http_clawd_redis_frame(argc, argv, &cmd->len,
+                                                link->log);
+        if (cmd->bytes == NULL) {
+            return NGX_ERROR;
+        }
 
-    } else {
-        ngx_http_clawd_redis_format_free(bytes);
+        if (ngx_http_clawd_redis_conn_push(&link->conn, cmd->bytes, cmd->len)
+            != NGX_OK)
+        {
+            ngx_http_clawd_redis_forget(cmd);
+            return NGX_ERROR;
+        }
     }
 
     cmd->again = 0;
@@ -624,6 +625,16 @@ ngx_http_clawd_redis_put(ngx_http_clawd_redis_t *link,
     ngx_http_clawd_redis_enqueue(link, cmd);
 
     return NGX_OK;
+}
+
+
+static void
+ngx_http_clawd_redis_forget(ngx_http_clawd_redis_cmd_t *cmd)
+{
+    if (cmd->bytes) {
+        ngx_free(cmd->bytes);
+        cmd->bytes = NULL;
+    }
 }
 
 
