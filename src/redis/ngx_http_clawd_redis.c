@@ -9,6 +9,9 @@
 
 #define NGX_HTTP_CLAWD_REDIS_WATCH_LOG  1000
 
+/* so long after a refusal to write, a server is taken for a replica */
+#define NGX_HTTP_CLAWD_REDIS_REPLICA    10000
+
 
 static void ngx_http_clawd_redis_retry(ngx_event_t *ev);
 static ngx_int_t ngx_http_clawd_redis_connected(
@@ -253,9 +256,16 @@ ngx_http_clawd_redis_word(ngx_http_clawd_redis_t *link,
 
     case NGX_HTTP_CLAWD_REDIS_OK:
 
-        /* a greeting proves little, and of a replica any reading as well */
+        /* a greeting proves little, and what a replica reads as well */
 
-        if (!cmd->own && (cmd->script >= 0 || !link->replica)) {
+        if (link->replica
+            && ngx_current_msec - link->replica_at
+               > NGX_HTTP_CLAWD_REDIS_REPLICA)
+        {
+            link->replica = 0;
+        }
+
+        if (!cmd->own && !link->replica) {
             link->attempts = 0;
         }
 
@@ -295,7 +305,11 @@ ngx_http_clawd_redis_failed(ngx_http_clawd_redis_conn_t *conn,
     state = link->state;
 
     link->state = NGX_HTTP_CLAWD_REDIS_CLOSED;
-    link->replica = (result == NGX_HTTP_CLAWD_REDIS_READONLY);
+
+    if (result == NGX_HTTP_CLAWD_REDIS_READONLY) {
+        link->replica = 1;
+        link->replica_at = ngx_current_msec;
+    }
 
     /* servers close idle connections: no bad word, unless connecting fails */
 
@@ -424,8 +438,6 @@ ngx_http_clawd_redis_timeout(ngx_event_t *ev)
 ngx_uint_t
 ngx_http_clawd_redis_ready(ngx_http_clawd_redis_t *link)
 {
-    ngx_atomic_uint_t  at;
-
     if (link->state != NGX_HTTP_CLAWD_REDIS_READY) {
         return 0;
     }
@@ -434,16 +446,12 @@ ngx_http_clawd_redis_ready(ngx_http_clawd_redis_t *link)
         return 1;
     }
 
-    /* the breaker is open, and this connection may know better */
+    /*
+     * The breaker is open, and this connection may know better: its answer
+     * closes it, and its silence ends the connection.
+     */
 
-    at = link->shared->retry_at;
-
-    if ((ngx_msec_int_t) (ngx_current_msec - at) >= 0
-        && ngx_atomic_cmp_set(&link->shared->retry_at, at, ngx_current_msec
-                                      + ngx_http_clawd_redis_backoff(0)))
-    {
-        ngx_http_clawd_redis_hello_ping(link);
-    }
+    ngx_http_clawd_redis_hello_ping(link);
 
     return 0;
 }
@@ -485,6 +493,12 @@ ngx_http_clawd_redis_clock(ngx_http_clawd_redis_t *link, ngx_msec_t sent,
     int64_t now)
 {
     ngx_msec_t  rtt;
+
+    /* what a server says may be anything: sums of a time do not overflow */
+
+    if (now <= 0 || now >= (int64_t) 1 << 60) {
+        return;
+    }
 
     rtt = ngx_current_msec - sent;
 

@@ -285,8 +285,16 @@ ngx_http_clawd_redis_conn_stay(ngx_connection_t *c)
 void
 ngx_http_clawd_redis_conn_poll(ngx_http_clawd_redis_conn_t *conn)
 {
+    ngx_event_t  *rev;
+
     if (conn->open) {
-        ngx_http_clawd_redis_conn_read(conn->peer.connection->read);
+        rev = conn->peer.connection->read;
+
+        /* else recv() believes the last event, and does not look */
+
+        rev->available = -1;
+
+        ngx_http_clawd_redis_conn_read(rev);
     }
 }
 
