@@ -566,13 +566,41 @@ def offline_restart(report):
     outage.close()
 
 
+def twice(report):
+    """The same file once more, as after a crash between settling and
+    removing it: charges with and without a reservation are made once."""
+
+    outage = Outage(report, on_down="open")
+    stream = Stream(outage.gateway, TOKEN, "alice", "hold=1 tokens=30,20")
+    report.equal("a stream runs", stream.status(), 200)
+    outage.redis.kill()
+    away(outage, 20)
+    stream.to_end()
+    outage.gateway.stop()
+    kept = [(path, path.read_bytes()) for path in outage.spool()]
+    report.check("usage is in the file", bool(kept))
+    outage.redis.start()
+
+    for what in ("once", "and once more"):
+        print(f"       {what}")
+        for path, data in kept:
+            path.write_bytes(data)
+        outage.gateway.start()
+        outage.back()
+        report.soon("the file is empty", lambda: not outage.spool(), BACK)
+        outage.exact()
+        outage.gateway.stop()
+
+    report.clean(outage.gateway)
+
+
 PARTS = {"late": late, "dies": dies, "restarted": restarted, "killed": killed,
          "hangs": hangs, "leaves": leaves, "due": due,
          "orphaned": orphaned, "busy": busy, "replicas": replicas,
          "full": full, "readonly": readonly, "unix": unix, "tls": tls,
          "password": password, "permission": permission,
          "untracked": untracked, "local": local, "open": open_,
-         "offline": offline_restart}
+         "offline": offline_restart, "twice": twice}
 
 
 def main():
