@@ -1,18 +1,19 @@
 #!/bin/bash
 #
 # The fault suites of t/fault against a real Redis: the scripts alone, quotas
-# under kills and outages, the admin's page, outages of Redis one by one.  The
+# under kills and outages, the admin's page, outages of Redis one by one, the
+# link of one worker in trouble beside others.  The
 # last line is "fault: N passed, N failed"; a suite that tells no counts has
 # failed.
 #
-#     tools/fault.sh [SUITE...]     default: scripts run docs outages
+#     tools/fault.sh [SUITE...]     default: scripts run docs outages link
 
 set -u
 
 cd "$(dirname "$0")/.." || exit 1
 
 suites=("$@")
-[ $# -gt 0 ] || suites=(scripts run docs outages)
+[ $# -gt 0 ] || suites=(scripts run docs outages link)
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT

@@ -309,7 +309,7 @@ ngx_http_clawd_redis_failed(ngx_http_clawd_redis_conn_t *conn,
     if (state != NGX_HTTP_CLAWD_REDIS_READY
         || result == NGX_HTTP_CLAWD_REDIS_TIMEOUT)
     {
-        (void) ngx_atomic_fetch_add(&link->shared->failures, 1);
+        ngx_http_clawd_redis_missed(link->shared);
     }
 
     if (!idle) {
@@ -431,7 +431,7 @@ ngx_http_clawd_redis_ready(ngx_http_clawd_redis_t *link)
         return 0;
     }
 
-    if (link->shared->failures < NGX_HTTP_CLAWD_REDIS_BREAK) {
+    if (ngx_exiting || link->shared->failures < NGX_HTTP_CLAWD_REDIS_BREAK) {
         return 1;
     }
 
