@@ -304,20 +304,31 @@ ngx_http_clawd_redis_failed(ngx_http_clawd_redis_conn_t *conn,
 
     delay = ngx_http_clawd_redis_backoff(idle ? 0 : link->attempts++);
 
-    /* a break of the connection is not yet a failure to connect */
+    if (conn->local) {
 
-    if (state != NGX_HTTP_CLAWD_REDIS_READY
-        || result == NGX_HTTP_CLAWD_REDIS_TIMEOUT)
-    {
-        ngx_http_clawd_redis_missed(link->shared);
+        /* no word of Redis: NGINX says what is short; others may do better */
+
+        (void) ngx_atomic_fetch_add(&link->shared->errors[result], 1);
+
+        ngx_http_clawd_redis_probe_end(link->shared);
+
+    } else {
+
+        /* a break of the connection is not yet a failure to connect */
+
+        if (state != NGX_HTTP_CLAWD_REDIS_READY
+            || result == NGX_HTTP_CLAWD_REDIS_TIMEOUT)
+        {
+            ngx_http_clawd_redis_missed(link->shared);
+        }
+
+        if (!idle) {
+            ngx_http_clawd_redis_bad(link->shared, result, conn->what,
+                                     &link->conf->name, link->log, conn->err);
+        }
+
+        ngx_http_clawd_redis_probed(link->shared, delay);
     }
-
-    if (!idle) {
-        ngx_http_clawd_redis_bad(link->shared, result, conn->what,
-                                 &link->conf->name, link->log, conn->err);
-    }
-
-    ngx_http_clawd_redis_probed(link->shared, delay);
 
     if (link->retry.timer_set) {
         ngx_del_timer(&link->retry);

@@ -548,6 +548,13 @@ ngx_http_clawd_track_failed(ngx_http_clawd_redis_conn_t *conn,
         }
     }
 
+    if (conn->local) {
+
+        /* another process may do better */
+
+        (void) ngx_atomic_cmp_set(&track->shared->tracker, ngx_pid, 0);
+    }
+
     track->refused = 0;
     track->retry_at = ngx_current_msec + delay;
 
