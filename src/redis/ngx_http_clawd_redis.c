@@ -9,6 +9,9 @@
 
 #define NGX_HTTP_CLAWD_REDIS_WATCH_LOG  1000
 
+/* a connection that is closed sooner has not been an idle one */
+#define NGX_HTTP_CLAWD_REDIS_LASTED     1000
+
 
 static void ngx_http_clawd_redis_retry(ngx_event_t *ev);
 static ngx_int_t ngx_http_clawd_redis_connected(
@@ -144,6 +147,7 @@ void
 ngx_http_clawd_redis_hello_end(ngx_http_clawd_redis_t *link)
 {
     link->state = NGX_HTTP_CLAWD_REDIS_READY;
+    link->since = ngx_current_msec;
 
     ngx_http_clawd_redis_good(link->shared, &link->conf->name, link->log);
 
@@ -300,7 +304,8 @@ ngx_http_clawd_redis_failed(ngx_http_clawd_redis_conn_t *conn,
     /* servers close idle connections: no bad word, unless connecting fails */
 
     idle = (state == NGX_HTTP_CLAWD_REDIS_READY && link->pending == 0
-            && result == NGX_HTTP_CLAWD_REDIS_CONNECT);
+            && result == NGX_HTTP_CLAWD_REDIS_CONNECT
+            && ngx_current_msec - link->since >= NGX_HTTP_CLAWD_REDIS_LASTED);
 
     delay = ngx_http_clawd_redis_backoff(idle ? 0 : link->attempts++);
 
