@@ -319,10 +319,15 @@ ngx_http_clawd_redis_failed(ngx_http_clawd_redis_conn_t *conn,
 
     } else {
 
-        /* a break of the connection is not yet a failure to connect */
+        /*
+         * The breaker is for silence.  A break of the connection is not yet a
+         * failure to connect; and a server that refuses this connection serves
+         * others, when it has as many as it may.
+         */
 
-        if (state != NGX_HTTP_CLAWD_REDIS_READY
-            || result == NGX_HTTP_CLAWD_REDIS_TIMEOUT)
+        if (result == NGX_HTTP_CLAWD_REDIS_TIMEOUT
+            || (result == NGX_HTTP_CLAWD_REDIS_CONNECT
+                && state != NGX_HTTP_CLAWD_REDIS_READY))
         {
             ngx_http_clawd_redis_missed(link->shared);
         }

@@ -5,6 +5,7 @@
 """
 
 import os
+import re
 import signal
 import socket
 import sys
@@ -158,7 +159,103 @@ def full(report):
         line for line in link.gateway.grave() if NOT_ENOUGH not in line], [])
 
 
-PARTS = {"stopped": stopped, "moved": moved, "full": full}
+def crowded(report):
+    """Redis has as many clients as it may, and one worker is not among them:
+    the breaker is not for the other one."""
+
+    link = Link(report)
+    guest = harness.Client(link.redis.port)
+
+    def links():
+        return [line for line in guest("CLIENT", "LIST").splitlines()
+                if re.search(r"cmd=(time|evalsha)", line)]
+
+    report.soon("two links", lambda: len(links()) == 2)
+    guest("CONFIG", "SET", "maxclients",
+          len(guest("CLIENT", "LIST").splitlines()))
+    guest("CLIENT", "KILL", "ID", re.search(r"id=(\d+)", links()[0]).group(1))
+    crowd = harness.Client(link.redis.port)
+
+    def errors():
+        return sum(link.gateway.metric("clawdbot_redis_errors_total",
+                                       **{"class": c}) or 0
+                   for c in ("connect", "loading"))
+
+    before = errors()
+    wait_for("tries of one", lambda: errors() >= before + 7, pause=0.05)
+
+    # each worker is asked, while the other stands still
+
+    statuses = []
+    for pid in link.gateway.workers():
+        os.kill(pid, signal.SIGSTOP)
+        statuses.append(link.status())
+        os.kill(pid, signal.SIGCONT)
+
+    report.equal("the other one refuses nothing", sorted(statuses), [200, 503])
+    crowd.close()
+    guest.close()
+    link.close()
+
+
+class Cutter:
+    """Stands before a Redis, and cuts each connection that was greeted."""
+
+    def __init__(self, redis):
+        self.redis = redis
+        self.port = harness.free_port()
+        self.cut = 0
+        self.server = socket.create_server(("127.0.0.1", self.port))
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def serve(self):
+        while True:
+            client = self.server.accept()[0]
+            threading.Thread(target=self.play, args=(client,),
+                             daemon=True).start()
+
+    def play(self, client):
+        with client, socket.create_connection(
+                ("127.0.0.1", self.redis.port)) as server:
+            back = threading.Thread(target=self.relay, args=(server, client))
+            back.start()
+            for data in iter(lambda: client.recv(65536), b""):
+                server.sendall(data)
+                if b"TIME" in data or b"SUBSCRIBE" in data:
+                    break
+            time.sleep(0.05)
+            self.cut += 1
+            server.shutdown(socket.SHUT_RDWR)
+            back.join()
+
+    @staticmethod
+    def relay(server, client):
+        for data in iter(lambda: server.recv(65536), b""):
+            client.sendall(data)
+
+
+def cut(report):
+    """A server that greets well and then closes: it is not asked in a loop,
+    and the log says what is wrong."""
+
+    redis = Redis().start()
+    cutter = Cutter(redis)
+    gateway = Gateway(Upstream(), redis, workers=1,
+                      link=f"redis://127.0.0.1:{cutter.port}")
+    gateway.start()
+    wait_for("the first cut", lambda: cutter.cut)
+    report.soon("the log says so", lambda: "the connection was closed"
+                in gateway.error_log())
+
+    start = cutter.cut
+    time.sleep(5)
+    report.check("a few tries a second", cutter.cut - start < 30,
+                 f"{cutter.cut - start} in 5 s")
+    gateway.stop()
+    report.clean(gateway)
+
+
+PARTS = {"crowded": crowded, "cut": cut, "stopped": stopped, "moved": moved, "full": full}
 
 
 def main():
