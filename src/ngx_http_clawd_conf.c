@@ -13,6 +13,8 @@
 
 static ngx_int_t ngx_http_clawd_init_ledger(ngx_conf_t *cf,
     ngx_http_clawd_main_conf_t *cmcf);
+static ngx_int_t ngx_http_clawd_zone_ready(ngx_http_clawd_zone_t *zone,
+    void *data);
 static ngx_int_t ngx_http_clawd_state_folder(ngx_conf_t *cf, ngx_str_t *path);
 static ngx_int_t ngx_http_clawd_token_value(ngx_conf_t *cf,
     ngx_str_t *value, ngx_str_t *token);
@@ -118,6 +120,7 @@ static ngx_int_t
 ngx_http_clawd_init_ledger(ngx_conf_t *cf, ngx_http_clawd_main_conf_t *cmcf)
 {
     ngx_uint_t                     i;
+    ngx_http_clawd_zone_t         *zone;
     ngx_http_clawd_token_t        *t;
     ngx_http_clawd_ledger_conf_t  *conf;
 
@@ -156,6 +159,10 @@ ngx_http_clawd_init_ledger(ngx_conf_t *cf, ngx_http_clawd_main_conf_t *cmcf)
 
     conf->zone = cmcf->zone;
 
+    zone = ngx_http_clawd_zone(cmcf->zone);
+    zone->ready = ngx_http_clawd_zone_ready;
+    zone->data = conf;
+
     if (conf->state.len == 0) {
         return NGX_OK;
     }
@@ -173,6 +180,15 @@ ngx_http_clawd_init_ledger(ngx_conf_t *cf, ngx_http_clawd_main_conf_t *cmcf)
 #endif
 
     return ngx_http_clawd_state_folder(cf, &conf->state);
+}
+
+
+/* a file that can't be read must refuse a reload, not end the master */
+
+static ngx_int_t
+ngx_http_clawd_zone_ready(ngx_http_clawd_zone_t *zone, void *data)
+{
+    return ngx_http_clawd_ledger_load(zone, data, zone->shm_zone->shm.log);
 }
 
 

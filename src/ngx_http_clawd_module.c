@@ -271,7 +271,9 @@ ngx_http_clawd_init_module(ngx_cycle_t *cycle)
         return NGX_OK;
     }
 
-    return ngx_http_clawd_ledger_load(cycle, &cmcf->ledger_conf);
+    ngx_http_clawd_ledger_use(cycle, &cmcf->ledger_conf);
+
+    return NGX_OK;
 }
 
 

@@ -8,7 +8,7 @@
 
 
 #define NGX_HTTP_CLAWD_ACCOUNTS_PLACE    2    /* in the list of areas */
-#define NGX_HTTP_CLAWD_ACCOUNTS_VERSION  1
+#define NGX_HTTP_CLAWD_ACCOUNTS_VERSION  2
 
 /* of the zone's size, what accounts and flights get each */
 #define NGX_HTTP_CLAWD_ACCOUNTS_SHARE    8
@@ -221,6 +221,7 @@ ngx_http_clawd_flight_take(ngx_http_clawd_zone_t *zone, ngx_str_t *user)
     static ngx_uint_t  next;
 
     a = ngx_http_clawd_accounts(zone);
+    f = NULL;
 
     if (next == 0) {
         next = (ngx_uint_t) ngx_process_slot * 61;
@@ -246,6 +247,7 @@ ngx_http_clawd_flight_take(ngx_http_clawd_zone_t *zone, ngx_str_t *user)
 
     f->s.tpm = NGX_HTTP_CLAWD_UNLIMITED;
     f->since = ngx_current_msec;
+    f->account = a->naccounts;
     f->upstream = 0;
     f->sending = 0;
 

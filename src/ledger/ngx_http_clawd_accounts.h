@@ -60,7 +60,8 @@ typedef struct {
  *   DUE    its actual is known and Redis must be told
  *
  * Of a dead owner, ASKED becomes DUE with actual 0 and HELD becomes DUE, or is
- * settled, with its estimate; with 0 if nothing went upstream.
+ * settled, with its estimate; with 0 if nothing went upstream.  With the store
+ * in the zone one that was not charged yet has no account to give back to.
  */
 
 typedef enum {
@@ -78,7 +79,8 @@ typedef struct {
     ngx_msec_t                   since;        /* of the state; ASKED, DUE: not
                                                   to be told before it */
     ngx_msec_t                   beaten;       /* the last heartbeat */
-    uint32_t                     account;      /* index; of a HELD one */
+    uint32_t                     account;      /* index, once it is charged;
+                                                  else naccounts */
     unsigned                     upstream:1;   /* it may have cost tokens */
     unsigned                     sending:1;    /* the owner waits for Redis */
 } ngx_http_clawd_flight_t;
@@ -97,6 +99,7 @@ typedef struct {
     /* of the file: who saves, the clock minute up to which it holds */
     ngx_atomic_t                 saver;        /* pid or 0 */
     ngx_atomic_t                 loaded;
+    ngx_atomic_t                 path;         /* hash of its name; 0: none */
     ngx_atomic_t                 minute;
     ngx_atomic_t                 full_minute;  /* …of the one that was read:
                                                   what it let through is not

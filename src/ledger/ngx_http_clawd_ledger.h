@@ -195,13 +195,16 @@ void ngx_http_clawd_hold_end(ngx_http_clawd_hold_t *hold, int64_t actual);
 
 /*
  * The process's ledger, from init_process; NULL on allocation failure.  In the
- * master, load() brings a fresh zone the file, NGX_ERROR after a message; and
- * save() leaves exact counts there when all workers have ended.
+ * master, load() brings the zone the file that it has not seen, NGX_ERROR after
+ * a message; use() makes the configuration's file the one that is kept from now
+ * on; and save() leaves exact counts there when all workers have ended.
  */
 ngx_http_clawd_ledger_t *ngx_http_clawd_ledger_create(ngx_cycle_t *cycle,
     ngx_http_clawd_ledger_conf_t *conf);
 void ngx_http_clawd_ledger_destroy(ngx_http_clawd_ledger_t *ledger);
-ngx_int_t ngx_http_clawd_ledger_load(ngx_cycle_t *cycle,
+ngx_int_t ngx_http_clawd_ledger_load(ngx_http_clawd_zone_t *zone,
+    ngx_http_clawd_ledger_conf_t *conf, ngx_log_t *log);
+void ngx_http_clawd_ledger_use(ngx_cycle_t *cycle,
     ngx_http_clawd_ledger_conf_t *conf);
 void ngx_http_clawd_ledger_save(ngx_cycle_t *cycle,
     ngx_http_clawd_ledger_conf_t *conf);

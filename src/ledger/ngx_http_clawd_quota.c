@@ -143,6 +143,57 @@ ngx_http_clawd_quota_settle(ngx_http_clawd_usage_t *u,
 }
 
 
+void
+ngx_http_clawd_quota_join(ngx_http_clawd_usage_t *u,
+    ngx_http_clawd_usage_t *other)
+{
+    int64_t  n;
+
+    u->n = ngx_max(u->n, other->n);
+
+    if (other->epoch != u->epoch) {
+
+        if (other->epoch > u->epoch) {
+            n = u->n;
+            *u = *other;
+            u->n = n;
+        }
+
+        return;
+    }
+
+    u->request_tat = ngx_max(u->request_tat, other->request_tat);
+    u->token_tat = ngx_max(u->token_tat, other->token_tat);
+
+    if (other->minute > u->minute) {
+        u->minute = other->minute;
+        u->minute_requests = other->minute_requests;
+        u->minute_tokens = other->minute_tokens;
+
+    } else if (other->minute == u->minute) {
+        u->minute_requests = ngx_max(u->minute_requests,
+                                     other->minute_requests);
+        u->minute_tokens = ngx_max(u->minute_tokens, other->minute_tokens);
+    }
+
+    if (other->day > u->day) {
+        u->day = other->day;
+        u->day_tokens = other->day_tokens;
+
+    } else if (other->day == u->day) {
+        u->day_tokens = ngx_max(u->day_tokens, other->day_tokens);
+    }
+
+    if (other->month > u->month) {
+        u->month = other->month;
+        u->month_tokens = other->month_tokens;
+
+    } else if (other->month == u->month) {
+        u->month_tokens = ngx_max(u->month_tokens, other->month_tokens);
+    }
+}
+
+
 int64_t
 ngx_http_clawd_quota_used(ngx_http_clawd_usage_t *u,
     ngx_http_clawd_limit_e limit, int64_t live)

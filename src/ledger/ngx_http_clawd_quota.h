@@ -88,6 +88,12 @@ void ngx_http_clawd_quota_settle(ngx_http_clawd_usage_t *u,
     ngx_http_clawd_windows_t *windows, int64_t delta, int64_t tpm);
 
 /*
+ * Of two accounts of the same usage, whichever is larger, into u.
+ */
+void ngx_http_clawd_quota_join(ngx_http_clawd_usage_t *u,
+    ngx_http_clawd_usage_t *other);
+
+/*
  * What was used of a limit, u being rolled to now, and when (microseconds
  * since 1970) est more, or 1 if est is 0, could pass as far as this limit is
  * concerned: now or earlier if at once; -1 where no time is known (concurrency)

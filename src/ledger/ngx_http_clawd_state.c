@@ -293,6 +293,22 @@ ngx_http_clawd_state_stale(const char *tmp)
 }
 
 
+void
+ngx_http_clawd_state_clean(ngx_str_t *path)
+{
+    char  tmp[NGX_MAX_PATH];
+
+    if (path->len + sizeof(".tmp") > sizeof(tmp)) {
+        return;
+    }
+
+    ngx_memcpy(tmp, path->data, path->len);
+    ngx_memcpy(tmp + path->len, ".tmp", sizeof(".tmp"));
+
+    (void) ngx_http_clawd_state_stale(tmp);
+}
+
+
 static ngx_int_t
 ngx_http_clawd_state_own(ngx_fd_t fd, const char *tmp)
 {

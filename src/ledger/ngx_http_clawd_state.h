@@ -46,6 +46,12 @@ ngx_int_t ngx_http_clawd_state_write(ngx_str_t *path,
     ngx_http_clawd_state_t *state, const char **what);
 
 /*
+ * Removes what a writer that died has left beside the file: the workers can't,
+ * when that was the master and it is another user's.
+ */
+void ngx_http_clawd_state_clean(ngx_str_t *path);
+
+/*
  * Reads the file.  NGX_OK, users being allocated by malloc(), to be freed by
  * the caller; NGX_DECLINED when there is none; NGX_ERROR with one logged
  * sentence (EMERG) when it can't be read or is no such file: a ledger that is

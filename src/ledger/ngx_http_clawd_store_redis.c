@@ -7,6 +7,7 @@
 
 #include "ngx_http_clawd_ledger.h"
 #include "ngx_http_clawd_scripts.h"
+#include "ngx_http_clawd_number.h"
 
 
 /* a reservation is an orphan when its gateway has not been heard so long */
@@ -1092,7 +1093,13 @@ ngx_http_clawd_call_number(ngx_http_clawd_call_t *call, int64_t n)
     u_char  *p;
 
     p = call->p;
-    call->p = ngx_sprintf(p, "%L", n);
+
+    if (n < 0) {
+        *call->p++ = '-';
+    }
+
+    call->p = ngx_http_clawd_number(call->p, (n < 0) ? -(uint64_t) n
+                                                     : (uint64_t) n);
 
     ngx_http_clawd_call_text(call, p, call->p - p);
 }

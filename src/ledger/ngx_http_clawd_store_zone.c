@@ -15,6 +15,9 @@
 /* a ceiling is above the use by this part of the limit */
 #define NGX_HTTP_CLAWD_CEILING_PART   32
 
+/* of the westernmost zone there may be, in seconds */
+#define NGX_HTTP_CLAWD_OFFSET_MIN     (-14 * 3600)
+
 /* who waits for another process's save looks again so often, in ms */
 #define NGX_HTTP_CLAWD_SAVE_POLL      5
 
@@ -28,10 +31,12 @@ typedef struct {
     ngx_http_clawd_state_t        state;
     uint32_t                     *accounts;   /* index of each user */
     ngx_str_t                    *path;
+    ngx_atomic_uint_t             name;       /* hash of path */
     const char                   *what;       /* failed */
     ngx_err_t                     err;
     ngx_int_t                     rc;
-    ngx_http_clawd_ledger_t      *ledger;
+    ngx_http_clawd_zone_t        *zone;
+    ngx_log_t                    *log;
 #if (NGX_THREADS)
     ngx_thread_task_t            *task;
 #endif
@@ -52,16 +57,25 @@ static void ngx_http_clawd_zone_settle(ngx_http_clawd_ledger_t *ledger,
 static void ngx_http_clawd_zone_tick(ngx_http_clawd_ledger_t *ledger);
 static ngx_int_t ngx_http_clawd_zone_save(ngx_http_clawd_hold_t *hold);
 static ngx_uint_t ngx_http_clawd_zone_saver(ngx_http_clawd_accounts_t *a);
+static ngx_atomic_uint_t ngx_http_clawd_save_name(
+    ngx_http_clawd_ledger_conf_t *conf);
 static ngx_http_clawd_save_t *ngx_http_clawd_save_make(
-    ngx_http_clawd_zone_t *zone, ngx_log_t *log);
+    ngx_http_clawd_zone_t *zone, ngx_http_clawd_ledger_conf_t *conf,
+    ngx_log_t *log);
 static void ngx_http_clawd_save_fill(ngx_http_clawd_save_t *save,
-    ngx_http_clawd_zone_t *zone, ngx_http_clawd_account_t *asking,
-    int64_t est);
+    ngx_http_clawd_account_t *asking, int64_t est);
+static void ngx_http_clawd_save_exact(ngx_http_clawd_save_t *save);
+static void ngx_http_clawd_save_take(ngx_http_clawd_save_t *save, uint32_t i);
 static int64_t ngx_http_clawd_save_ceiling(int64_t used, int64_t limit,
     int64_t est);
+static void ngx_http_clawd_save_lower(ngx_http_clawd_ceiling_t *ceiling,
+    ngx_http_clawd_usage_t *u);
 static void ngx_http_clawd_save_run(void *data, ngx_log_t *log);
 static void ngx_http_clawd_save_done(ngx_http_clawd_save_t *save);
+static void ngx_http_clawd_save_publish(ngx_http_clawd_save_t *save);
 static void ngx_http_clawd_save_free(ngx_http_clawd_save_t *save);
+static ngx_int_t ngx_http_clawd_load_user(ngx_http_clawd_zone_t *zone,
+    ngx_http_clawd_state_user_t *user);
 #if (NGX_THREADS)
 static void ngx_http_clawd_save_event(ngx_event_t *ev);
 static ngx_thread_task_t *ngx_http_clawd_save_task(
@@ -159,11 +173,12 @@ ngx_http_clawd_zone_admit(ngx_http_clawd_hold_t *hold)
 
             /*
              * Charged before it is held: whoever dies in between leaves it
-             * charged.
+             * charged, or has it given back once the account is there.
              */
 
             acc->usage = u;
             acc->live++;
+            ngx_memory_barrier();
             f->account = acc - a->accounts;
             ngx_memory_barrier();
             f->state = NGX_HTTP_CLAWD_FLIGHT_HELD;
@@ -402,24 +417,28 @@ ngx_http_clawd_zone_save(ngx_http_clawd_hold_t *hold)
 
     ledger = hold->ledger;
 
+    /* a reload has named another file, of which this process knows nothing */
+
+    if (ngx_http_clawd_save_name(ledger->conf) != ledger->accounts->path) {
+        return NGX_ERROR;
+    }
+
     if (!ngx_http_clawd_zone_saver(ledger->accounts)) {
         return NGX_AGAIN;
     }
 
-    save = ngx_http_clawd_save_make(ledger->zone, ledger->log);
+    save = ngx_http_clawd_save_make(ledger->zone, ledger->conf, ledger->log);
     if (save == NULL) {
         ledger->accounts->saver = 0;
         return NGX_ERROR;
     }
 
-    save->ledger = ledger;
-    save->path = &ledger->conf->state;
-
     ngx_shmtx_lock(&ledger->zone->shpool->mutex);
 
-    ngx_http_clawd_save_fill(save, ledger->zone,
-                             ngx_http_clawd_account_locked(ledger->accounts,
-                                             &hold->user, hold->hash, 1),
+    ngx_http_clawd_save_fill(save,
+                             ngx_http_clawd_account_find_locked(
+                                               ledger->accounts, &hold->user,
+                                               hold->hash),
                              hold->est);
 
     ngx_shmtx_unlock(&ledger->zone->shpool->mutex);
@@ -431,6 +450,10 @@ ngx_http_clawd_zone_save(ngx_http_clawd_hold_t *hold)
 
         if (task && ngx_thread_task_post(ledger->threads, task) == NGX_OK) {
             return NGX_AGAIN;
+        }
+
+        if (task) {
+            ngx_free(task);
         }
     }
 
@@ -464,8 +487,22 @@ ngx_http_clawd_zone_saver(ngx_http_clawd_accounts_t *a)
 }
 
 
+static ngx_atomic_uint_t
+ngx_http_clawd_save_name(ngx_http_clawd_ledger_conf_t *conf)
+{
+    if (conf->redis || conf->state.len == 0) {
+        return 0;
+    }
+
+    return (ngx_atomic_uint_t) ngx_crc32_long(conf->state.data,
+                                              conf->state.len)
+           + 1;
+}
+
+
 static ngx_http_clawd_save_t *
-ngx_http_clawd_save_make(ngx_http_clawd_zone_t *zone, ngx_log_t *log)
+ngx_http_clawd_save_make(ngx_http_clawd_zone_t *zone,
+    ngx_http_clawd_ledger_conf_t *conf, ngx_log_t *log)
 {
     ngx_http_clawd_save_t      *save;
     ngx_http_clawd_accounts_t  *a;
@@ -487,6 +524,11 @@ ngx_http_clawd_save_make(ngx_http_clawd_zone_t *zone, ngx_log_t *log)
         return NULL;
     }
 
+    save->zone = zone;
+    save->log = log;
+    save->path = &conf->state;
+    save->name = ngx_http_clawd_save_name(conf);
+
     return save;
 }
 
@@ -506,12 +548,11 @@ ngx_http_clawd_save_free(ngx_http_clawd_save_t *save)
 }
 
 
-/* under the mutex; asking is NULL when exact counts are to be saved */
+/* ceilings, under the mutex; asking may be NULL */
 
 static void
 ngx_http_clawd_save_fill(ngx_http_clawd_save_t *save,
-    ngx_http_clawd_zone_t *zone, ngx_http_clawd_account_t *asking,
-    int64_t est)
+    ngx_http_clawd_account_t *asking, int64_t est)
 {
     int64_t                       now, *limits;
     uint32_t                      i;
@@ -519,10 +560,21 @@ ngx_http_clawd_save_fill(ngx_http_clawd_save_t *save,
     ngx_http_clawd_accounts_t    *a;
     ngx_http_clawd_state_user_t  *u;
 
-    a = ngx_http_clawd_accounts(zone);
+    a = ngx_http_clawd_accounts(save->zone);
     now = ngx_http_clawd_ledger_now();
 
-    save->state.minute = asking ? now / 60000000 : -1;
+    save->state.minute = now / 60000000;
+
+    /* a clock that was set back is behind what the user is charged to */
+
+    if (asking) {
+        save->state.minute = ngx_max(save->state.minute,
+                                     asking->usage.minute);
+    }
+
+    if ((int64_t) a->minute > save->state.minute) {
+        a->minute = (ngx_atomic_uint_t) save->state.minute;
+    }
 
     for (i = 0; i < a->naccounts; i++) {
         acc = &a->accounts[i];
@@ -531,16 +583,9 @@ ngx_http_clawd_save_fill(ngx_http_clawd_save_t *save,
             continue;
         }
 
-        save->accounts[save->state.nusers] = i;
-        u = &save->state.users[save->state.nusers++];
+        ngx_http_clawd_save_take(save, i);
 
-        u->name_len = acc->name_len;
-        ngx_memcpy(u->name, acc->name, acc->name_len);
-        u->usage = acc->usage;
-
-        if (asking == NULL) {
-            continue;
-        }
+        u = &save->state.users[save->state.nusers - 1];
 
         ngx_http_clawd_quota_roll(&u->usage, &acc->terms, now);
 
@@ -554,7 +599,46 @@ ngx_http_clawd_save_fill(ngx_http_clawd_save_t *save,
                                     u->usage.month_tokens,
                                     limits[NGX_HTTP_CLAWD_LIMIT_MONTH],
                                     acc == asking ? est : 0);
+
+        ngx_http_clawd_save_lower(&acc->ceiling, &u->usage);
     }
+}
+
+
+/* exact counts, when nothing is admitted any more */
+
+static void
+ngx_http_clawd_save_exact(ngx_http_clawd_save_t *save)
+{
+    uint32_t                    i;
+    ngx_http_clawd_accounts_t  *a;
+
+    a = ngx_http_clawd_accounts(save->zone);
+
+    save->state.minute = -1;
+
+    for (i = 0; i < a->naccounts; i++) {
+        if (a->accounts[i].name_len) {
+            ngx_http_clawd_save_take(save, i);
+        }
+    }
+}
+
+
+static void
+ngx_http_clawd_save_take(ngx_http_clawd_save_t *save, uint32_t i)
+{
+    ngx_http_clawd_account_t     *acc;
+    ngx_http_clawd_state_user_t  *u;
+
+    acc = &ngx_http_clawd_accounts(save->zone)->accounts[i];
+
+    save->accounts[save->state.nusers] = i;
+    u = &save->state.users[save->state.nusers++];
+
+    u->name_len = acc->name_len;
+    ngx_memcpy(u->name, acc->name, acc->name_len);
+    u->usage = acc->usage;
 }
 
 
@@ -570,6 +654,34 @@ ngx_http_clawd_save_ceiling(int64_t used, int64_t limit, int64_t est)
     ceiling = used + est + limit / NGX_HTTP_CLAWD_CEILING_PART;
 
     return ngx_max(ngx_min(ceiling, limit), used);
+}
+
+
+/*
+ * While the file is replaced either of the two may be what is found: until it
+ * is known which, no more is admitted than both allow.  What is cleared goes
+ * first, so that nobody who is killed in here leaves an old count to a new id.
+ */
+
+static void
+ngx_http_clawd_save_lower(ngx_http_clawd_ceiling_t *ceiling,
+    ngx_http_clawd_usage_t *u)
+{
+    if (ceiling->day != u->day) {
+        ceiling->day_tokens = -1;
+        ngx_memory_barrier();
+        ceiling->day = u->day;
+    }
+
+    ceiling->day_tokens = ngx_min(ceiling->day_tokens, u->day_tokens);
+
+    if (ceiling->month != u->month) {
+        ceiling->month_tokens = -1;
+        ngx_memory_barrier();
+        ceiling->month = u->month;
+    }
+
+    ceiling->month_tokens = ngx_min(ceiling->month_tokens, u->month_tokens);
 }
 
 
@@ -589,23 +701,47 @@ ngx_http_clawd_save_run(void *data, ngx_log_t *log)
 static void
 ngx_http_clawd_save_done(ngx_http_clawd_save_t *save)
 {
+    ngx_http_clawd_accounts_t  *a;
+
+    static time_t               told;
+
+    a = ngx_http_clawd_accounts(save->zone);
+
+    if (save->rc == NGX_OK) {
+        ngx_http_clawd_save_publish(save);
+
+    } else if (told != ngx_time()) {
+        told = ngx_time();
+
+        ngx_log_error(NGX_LOG_CRIT, save->log, save->err,
+                      "clawd: the ledger can't be saved to \"%V\", nothing "
+                      "more is admitted: %s failed", save->path, save->what);
+    }
+
+    ngx_http_clawd_save_free(save);
+
+    ngx_memory_barrier();
+    a->saver = 0;
+}
+
+
+static void
+ngx_http_clawd_save_publish(ngx_http_clawd_save_t *save)
+{
     ngx_uint_t                    i;
-    ngx_http_clawd_zone_t        *zone;
     ngx_http_clawd_account_t     *acc;
     ngx_http_clawd_accounts_t    *a;
     ngx_http_clawd_state_user_t  *u;
 
-    zone = save->ledger->zone;
-    a = save->ledger->accounts;
+    a = ngx_http_clawd_accounts(save->zone);
 
-    if (save->rc != NGX_OK) {
-        ngx_log_error(NGX_LOG_CRIT, save->ledger->log, save->err,
-                      "clawd: the ledger can't be saved to \"%V\", nothing "
-                      "more is admitted: %s failed", save->path, save->what);
+    ngx_shmtx_lock(&save->zone->shpool->mutex);
+
+    /* a reload may have named another file meanwhile */
+
+    if (save->name != a->path) {
         goto done;
     }
-
-    ngx_shmtx_lock(&zone->shpool->mutex);
 
     for (i = 0; i < save->state.nusers; i++) {
         u = &save->state.users[i];
@@ -627,14 +763,9 @@ ngx_http_clawd_save_done(ngx_http_clawd_save_t *save)
 
     a->minute = (ngx_atomic_uint_t) save->state.minute;
 
-    ngx_shmtx_unlock(&zone->shpool->mutex);
-
 done:
 
-    ngx_http_clawd_save_free(save);
-
-    ngx_memory_barrier();
-    a->saver = 0;
+    ngx_shmtx_unlock(&save->zone->shpool->mutex);
 }
 
 
@@ -659,7 +790,7 @@ ngx_http_clawd_save_task(ngx_http_clawd_save_t *save)
 {
     ngx_thread_task_t  *task;
 
-    task = ngx_calloc(sizeof(ngx_thread_task_t), save->ledger->log);
+    task = ngx_calloc(sizeof(ngx_thread_task_t), save->log);
     if (task == NULL) {
         return NULL;
     }
@@ -678,69 +809,180 @@ ngx_http_clawd_save_task(ngx_http_clawd_save_t *save)
 
 
 ngx_int_t
-ngx_http_clawd_ledger_load(ngx_cycle_t *cycle,
-    ngx_http_clawd_ledger_conf_t *conf)
+ngx_http_clawd_ledger_load(ngx_http_clawd_zone_t *zone,
+    ngx_http_clawd_ledger_conf_t *conf, ngx_log_t *log)
 {
-    size_t                       i;
-    ngx_int_t                    rc;
-    ngx_str_t                    name;
-    ngx_http_clawd_zone_t       *zone;
-    ngx_http_clawd_state_t       state;
-    ngx_http_clawd_account_t    *acc;
-    ngx_http_clawd_accounts_t   *a;
+    size_t                      i;
+    ngx_int_t                   rc;
+    ngx_uint_t                  fresh;
+    ngx_http_clawd_state_t      state;
+    ngx_http_clawd_accounts_t  *a;
 
-    zone = ngx_http_clawd_zone(conf->zone);
     a = ngx_http_clawd_accounts(zone);
 
     if (conf->redis || conf->state.len == 0 || a->loaded) {
         return NGX_OK;
     }
 
-    rc = ngx_http_clawd_state_read(&conf->state, &state, cycle->log);
+    fresh = 1;
+
+    for (i = 0; i < a->naccounts; i++) {
+        fresh &= (a->accounts[i].name_len == 0);
+    }
+
+    if (!ngx_test_config) {
+        ngx_http_clawd_state_clean(&conf->state);
+    }
+
+    rc = ngx_http_clawd_state_read(&conf->state, &state, log);
 
     if (rc == NGX_ERROR) {
         return NGX_ERROR;
     }
 
-    a->loaded = 1;
+    if (rc == NGX_OK) {
 
-    if (rc == NGX_DECLINED) {
-        return NGX_OK;
-    }
-
-    /* nothing else runs yet */
-
-    for (i = 0; i < state.nusers; i++) {
-        name.data = state.users[i].name;
-        name.len = state.users[i].name_len;
-
-        acc = ngx_http_clawd_account_locked(a, &name,
-                                     ngx_http_clawd_account_hash(a, &name),
-                                     1);
-        if (acc == NULL) {
-            ngx_log_error(NGX_LOG_EMERG, cycle->log, 0,
-                          "\"clawd_zone\" is too small for the users in "
-                          "\"%V\", make it larger", &conf->state);
-            rc = NGX_ERROR;
-            break;
+        for (i = 0; i < state.nusers && rc == NGX_OK; i++) {
+            rc = ngx_http_clawd_load_user(zone, &state.users[i]);
         }
 
-        acc->usage = state.users[i].usage;
+        ngx_free(state.users);
 
-        acc->ceiling.day = acc->usage.day;
-        acc->ceiling.day_tokens = acc->usage.day_tokens;
-        acc->ceiling.month = acc->usage.month;
-        acc->ceiling.month_tokens = acc->usage.month_tokens;
+        if (rc != NGX_OK) {
+            ngx_log_error(NGX_LOG_EMERG, log, 0,
+                          "\"clawd_zone\" is too small for the users in "
+                          "\"%V\", make it larger", &conf->state);
+            return NGX_ERROR;
+        }
+
+        if (state.minute > 0) {
+            a->full_minute = (ngx_atomic_uint_t) state.minute;
+            a->minute = (ngx_atomic_uint_t) state.minute;
+        }
     }
 
-    if (state.minute > 0) {
-        a->full_minute = (ngx_atomic_uint_t) state.minute;
-        a->minute = (ngx_atomic_uint_t) state.minute;
+    /* else it does not tell what was used, until it is written anew */
+
+    if (fresh) {
+        a->path = ngx_http_clawd_save_name(conf);
     }
 
-    ngx_free(state.users);
+    a->loaded = 1;
+
+    return NGX_OK;
+}
+
+
+/*
+ * A file that comes with a reload may be behind what is in the zone, where
+ * others are at work: of both the larger counts.
+ */
+
+static ngx_int_t
+ngx_http_clawd_load_user(ngx_http_clawd_zone_t *zone,
+    ngx_http_clawd_state_user_t *user)
+{
+    uint32_t                    hash;
+    ngx_int_t                   rc;
+    ngx_str_t                   name;
+    ngx_http_clawd_account_t   *acc;
+    ngx_http_clawd_accounts_t  *a;
+
+    a = ngx_http_clawd_accounts(zone);
+    rc = NGX_ERROR;
+
+    name.data = user->name;
+    name.len = user->name_len;
+    hash = ngx_http_clawd_account_hash(a, &name);
+
+    ngx_shmtx_lock(&zone->shpool->mutex);
+
+    acc = ngx_http_clawd_account_find_locked(a, &name, hash);
+
+    if (acc == NULL) {
+        acc = ngx_http_clawd_account_locked(a, &name, hash, 1);
+
+        /* until it is known again, no day of any zone is over too early */
+
+        if (acc) {
+            acc->terms.offset = NGX_HTTP_CLAWD_OFFSET_MIN;
+        }
+    }
+
+    if (acc) {
+        ngx_http_clawd_quota_join(&acc->usage, &user->usage);
+
+        acc->ceiling.day = user->usage.day;
+        acc->ceiling.day_tokens = user->usage.day_tokens;
+        acc->ceiling.month = user->usage.month;
+        acc->ceiling.month_tokens = user->usage.month_tokens;
+
+        rc = NGX_OK;
+    }
+
+    ngx_shmtx_unlock(&zone->shpool->mutex);
 
     return rc;
+}
+
+
+/*
+ * A file that was not kept until now has no ceilings, whatever those of the
+ * zone were: it gets them before any worker counts on it.
+ */
+
+void
+ngx_http_clawd_ledger_use(ngx_cycle_t *cycle,
+    ngx_http_clawd_ledger_conf_t *conf)
+{
+    ngx_uint_t                  i;
+    ngx_atomic_uint_t           name;
+    ngx_http_clawd_zone_t      *zone;
+    ngx_http_clawd_save_t      *save;
+    ngx_http_clawd_accounts_t  *a;
+
+    zone = ngx_http_clawd_zone(conf->zone);
+    a = ngx_http_clawd_accounts(zone);
+    name = ngx_http_clawd_save_name(conf);
+
+    if (name == a->path || ngx_test_config) {
+        return;
+    }
+
+    save = name ? ngx_http_clawd_save_make(zone, conf, cycle->log) : NULL;
+
+    ngx_shmtx_lock(&zone->shpool->mutex);
+
+    a->path = name;
+    a->minute = 0;
+
+    for (i = 0; i < a->naccounts; i++) {
+        a->accounts[i].ceiling.day_tokens = -1;
+        a->accounts[i].ceiling.month_tokens = -1;
+    }
+
+    if (save) {
+        ngx_http_clawd_save_fill(save, NULL, 0);
+    }
+
+    ngx_shmtx_unlock(&zone->shpool->mutex);
+
+    if (save == NULL) {
+        return;
+    }
+
+    ngx_http_clawd_save_run(save, cycle->log);
+
+    if (save->rc == NGX_OK) {
+        ngx_http_clawd_save_publish(save);
+
+    } else {
+        ngx_log_error(NGX_LOG_CRIT, cycle->log, save->err,
+                      "clawd: the ledger can't be saved to \"%V\": %s failed",
+                      save->path, save->what);
+    }
+
+    ngx_http_clawd_save_free(save);
 }
 
 
@@ -759,16 +1001,14 @@ ngx_http_clawd_ledger_save(ngx_cycle_t *cycle,
         return;
     }
 
-    save = ngx_http_clawd_save_make(zone, cycle->log);
+    save = ngx_http_clawd_save_make(zone, conf, cycle->log);
     if (save == NULL) {
         return;
     }
 
-    save->path = &conf->state;
+    ngx_http_clawd_save_exact(save);
 
     /* of a master that may exit in the middle of a minute it began in */
-
-    ngx_http_clawd_save_fill(save, zone, NULL, 0);
 
     if ((int64_t) a->full_minute >= ngx_http_clawd_ledger_now() / 60000000) {
         save->state.minute = a->full_minute;

@@ -56,7 +56,7 @@ void ngx_http_clawd_redis_probe_end(ngx_http_clawd_redis_shared_t *shared);
  */
 ngx_int_t ngx_http_clawd_redis_office(ngx_atomic_t *office);
 
-/* 50 ms to 5 s, doubling with each attempt, by half more or less. */
+/* 50 ms to 1 s, doubling with each attempt, by half more or less. */
 ngx_msec_t ngx_http_clawd_redis_backoff(ngx_uint_t attempt);
 
 /* msec, by half more or less */

@@ -121,6 +121,7 @@ ngx_http_clawd_zone_init(ngx_shm_zone_t *shm_zone, void *data)
 {
     ngx_http_clawd_zone_t  *ozone = data;
 
+    ngx_int_t               rc;
     ngx_http_clawd_zone_t  *zone;
 
     zone = shm_zone->data;
@@ -131,16 +132,21 @@ ngx_http_clawd_zone_init(ngx_shm_zone_t *shm_zone, void *data)
         /* a single process keeps its block over a reload */
         zone->proc = ozone->proc;
 
-        return ngx_http_clawd_zone_inherit(zone, ozone->root);
+        rc = ngx_http_clawd_zone_inherit(zone, ozone->root);
+
+    } else {
+        zone->shpool = (ngx_slab_pool_t *) shm_zone->shm.addr;
+
+        rc = shm_zone->shm.exists
+             ? ngx_http_clawd_zone_inherit(zone, zone->shpool->data)
+             : ngx_http_clawd_zone_create(zone);
     }
 
-    zone->shpool = (ngx_slab_pool_t *) shm_zone->shm.addr;
-
-    if (shm_zone->shm.exists) {
-        return ngx_http_clawd_zone_inherit(zone, zone->shpool->data);
+    if (rc != NGX_OK || zone->ready == NULL) {
+        return rc;
     }
 
-    return ngx_http_clawd_zone_create(zone);
+    return zone->ready(zone, zone->data);
 }
 
 

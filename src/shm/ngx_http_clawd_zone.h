@@ -68,6 +68,14 @@ struct ngx_http_clawd_zone_s {
     ngx_http_clawd_proc_t   *proc;         /* ours; NULL before the claim */
     ngx_http_clawd_area_t  **areas;        /* static, ends with NULL */
     ngx_shm_zone_t          *shm_zone;
+
+    /*
+     * Set when the configuration is read, or NULL: called in the master, once
+     * the areas are there.  NGX_ERROR, after a message, refuses the
+     * configuration; a reload is not begun then.
+     */
+    ngx_int_t              (*ready)(ngx_http_clawd_zone_t *zone, void *data);
+    void                    *data;
 };
 
 

@@ -608,6 +608,61 @@ test_sliding(void **state)
 }
 
 
+/* of two tellings of one usage the larger counts, each with its window */
+
+static void
+test_join(void **state)
+{
+    ngx_http_clawd_usage_t  other;
+
+    u.epoch = 1;
+    u.n = 5;
+    u.request_tat = 10;
+    u.token_tat = 40;
+    u.minute = 7;
+    u.minute_requests = 3;
+    u.minute_tokens = 30;
+    u.day = 2;
+    u.day_tokens = 900;
+    u.month = 1;
+    u.month_tokens = 100;
+
+    other = u;
+    other.n = 4;
+    other.request_tat = 20;
+    other.token_tat = 30;
+    other.minute = 6;
+    other.minute_tokens = 1000;
+    other.day = 3;
+    other.day_tokens = 50;
+    other.month_tokens = 200;
+
+    ngx_http_clawd_quota_join(&u, &other);
+
+    assert_int_equal(u.n, 5);
+    assert_int_equal(u.request_tat, 20);
+    assert_int_equal(u.token_tat, 40);
+    assert_int_equal(u.minute, 7);
+    assert_int_equal(u.minute_tokens, 30);
+    assert_int_equal(u.day, 3);
+    assert_int_equal(u.day_tokens, 50);
+    assert_int_equal(u.month_tokens, 200);
+
+    /* another epoch's is another usage */
+
+    other.epoch = 0;
+    other.day_tokens = 5000;
+    ngx_http_clawd_quota_join(&u, &other);
+    assert_int_equal(u.day_tokens, 50);
+
+    other.epoch = 2;
+    ngx_http_clawd_quota_join(&u, &other);
+    assert_int_equal(u.epoch, 2);
+    assert_int_equal(u.n, 5);
+    assert_int_equal(u.day_tokens, 5000);
+}
+
+
 int
 main(void)
 {
@@ -628,7 +683,8 @@ main(void)
         cmocka_unit_test_setup(test_settle_never_below_zero, setup),
         cmocka_unit_test_setup(test_giants, setup),
         cmocka_unit_test_setup(test_when_is_exact, setup),
-        cmocka_unit_test_setup(test_sliding, setup)
+        cmocka_unit_test_setup(test_sliding, setup),
+        cmocka_unit_test_setup(test_join, setup)
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -635,11 +635,17 @@ test_second_writer(void **state)
 
     assert_int_equal(test_write(2, 6), NGX_ERROR);
     test_fails("open", EAGAIN);
+    ngx_http_clawd_state_clean(&test_path);
     assert_int_equal(access(files_path("state.json.tmp"), F_OK), 0);
 
     /* it died */
 
     close(fd);
+    ngx_http_clawd_state_clean(&test_path);
+    assert_int_equal(access(files_path("state.json.tmp"), F_OK), -1);
+    ngx_http_clawd_state_clean(&test_path);
+
+    assert_int_equal(files_put("state.json.tmp", "half", 4), 0);
     assert_int_equal(test_write(2, 7), NGX_OK);
     test_holds(2, 7);
 }

@@ -1,0 +1,344 @@
+#!/usr/bin/env python3
+"""The store in the zone and its file, where a process dies or a configuration
+changes at the worst moment: a library that is loaded before all others holds
+back the file's rename, and moves the clock.
+
+    python3 t/fault/state.py [PART...]
+"""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+
+from harness import (Folder, Gateway, Report, Upstream, noon_zone, wait_for)
+
+# rename() waits while there is a file GATE; the clock is CLOCK seconds off.
+
+SHIM = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+int
+rename(const char *from, const char *to)
+{
+    static int (*next)(const char *, const char *);
+
+    if (next == NULL) {
+        *(void **) &next = dlsym(RTLD_NEXT, "rename");
+    }
+
+    while (strstr(to, "state") && access(getenv("GATE"), F_OK) == 0) {
+        usleep(1000);
+    }
+
+    return next(from, to);
+}
+
+int
+gettimeofday(struct timeval *tv, void *tz)
+{
+    static int (*next)(struct timeval *, void *);
+
+    int   fd, rc;
+    char  text[32];
+
+    if (next == NULL) {
+        *(void **) &next = dlsym(RTLD_NEXT, "gettimeofday");
+    }
+
+    rc = next(tv, tz);
+
+    fd = open(getenv("CLOCK"), O_RDONLY|O_CLOEXEC);
+
+    if (fd != -1) {
+        memset(text, 0, sizeof(text));
+
+        if (read(fd, text, sizeof(text) - 1) > 0) {
+            tv->tv_sec += atol(text);
+        }
+
+        close(fd);
+    }
+
+    return rc;
+}
+"""
+
+
+class Scene:
+
+    def __init__(self, report, http, state=None, size="4m", on=True):
+        self.report = report
+        self.dir = Folder("state").path
+        self.gate = self.dir / "gate"
+        self.clock = self.dir / "clock"
+        self.upstream = Upstream()
+
+        shim = self.dir / "shim.c"
+        shim.write_text(SHIM)
+        subprocess.run(["cc", "-shared", "-fPIC", "-o", self.dir / "shim.so",
+                        shim, "-ldl"], check=True)
+
+        os.environ["GATE"] = str(self.gate)
+        os.environ["CLOCK"] = str(self.clock)
+
+        self.gateway = Gateway(self.upstream, None, 1, http=http, state=state)
+        self.conf = self.gateway.dir / "nginx.conf"
+        self.edit("pid ", "env GATE;\nenv CLOCK;\npid ")
+        self.edit("clawd:4m", f"clawd:{size}")
+
+        if not on:
+            self.edit("clawd_state ", "#clawd_state ")
+
+    def edit(self, old, new):
+        text = self.conf.read_text()
+        assert old in text, old
+        self.conf.write_text(text.replace(old, new, 1))
+
+    def start(self):
+        os.environ["LD_PRELOAD"] = str(self.dir / "shim.so")
+        try:
+            self.gateway.start()
+        finally:
+            del os.environ["LD_PRELOAD"]
+        return self
+
+    def reload(self):
+        """By the log: the worker that serves then is a new one."""
+
+        before = self.gateway.workers()
+        self.gateway.reload()
+        wait_for("new workers", lambda: self.gateway.workers()
+                 and not set(self.gateway.workers()) & set(before))
+
+    def now(self, offset):
+        self.clock.write_text(str(int(offset)))
+        time.sleep(0.15)          # the loop's own clock follows its events
+
+    def chat(self, user, max_tokens=20, script="fast", timeout=15):
+        return self.gateway.chat(f"token-of-{user}", user=user, script=script,
+                                 max_tokens=max_tokens, timeout=timeout)
+
+    def later(self, *args, **named):
+        """A request that waits, in a thread of its own."""
+
+        box = []
+
+        def run():
+            try:
+                box.append(self.chat(*args, **named).status)
+            except OSError:
+                box.append(0)
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        return box
+
+    def used(self, user, limit="tokens_per_day"):
+        told = self.gateway.get("/v1/usage", f"token-of-{user}").json()
+        return next(one["used"] for one in told["limits"]
+                    if one["name"] == limit)
+
+    def kept(self, user):
+        """Of the file."""
+
+        users = json.loads(self.gateway.state.read_text())["users"]
+        return users.get(user, {}).get("day_tokens", 0)
+
+    def writing(self):
+        wait_for("a save", lambda: self.gateway.state.with_name(
+            self.gateway.state.name + ".tmp").exists())
+
+    def close(self, clean=True):
+        self.gateway.stop()
+        if clean:
+            self.report.clean(self.gateway)
+
+
+def plans(**limits):
+    text = " ".join(f"{name}={value}" for name, value in limits.items())
+    return (f"clawd_quota small {text};\n"
+            "clawd_token token-of-alice user=alice plan=small;\n"
+            "clawd_token token-of-bob user=bob plan=small;")
+
+
+def asked(report):
+    """A worker dies while its request waits for the file."""
+
+    scene = Scene(report, plans(tokens_per_day=100000, tz=noon_zone()),
+                  size="256k").start()
+
+    # each place of the table has been alice's once
+
+    for _ in range(300):
+        scene.chat("alice", script="fast tokens=10,10")
+
+    report.equal("used", scene.used("alice"), 6000)
+    scene.gate.touch()
+    box = scene.later("alice", 60000)
+    scene.writing()
+    scene.gateway.kill_worker(scene.gateway.workers()[0])
+    wait_for("the end of the request", lambda: box)
+    scene.gate.unlink()
+    wait_for("a new worker", lambda: scene.gateway.workers()
+             and scene.gateway.page())
+    time.sleep(1.2)               # two rounds of the reaper
+    report.equal("what had not been charged is not given back",
+                 scene.used("alice"), 6000)
+    scene.close()
+
+
+def lowered(report):
+    """A save lowers a ceiling under which a request is admitted meanwhile."""
+
+    scene = Scene(report, plans(tokens_per_day=32000, tz=noon_zone())).start()
+    scene.chat("alice", 8000, script="fast tokens=10,10")
+    wait_for("the settlement", lambda: scene.used("alice") == 20)
+    scene.gate.touch()
+    bob = scene.later("bob")
+    scene.writing()
+    alice = scene.later("alice", 8000, script="hold=20")
+    time.sleep(0.5)
+    scene.gate.unlink()
+    wait_for("the other request", lambda: bob)
+    wait_for("the request", lambda: scene.upstream.live("alice"))
+    used, kept = scene.used("alice"), scene.kept("alice")
+    report.check("the file allows for what is admitted", kept >= used >= 8000,
+                 f"{kept} for {used}")
+    scene.gateway.kill()
+    scene.start()
+    report.check("and says so after a crash", scene.used("alice") >= used)
+    del alice
+    scene.close()
+
+
+def west(report):
+    """Midnight of UTC is not that of a user west of it, who is not there."""
+
+    scene = Scene(report, "clawd_quota small tokens_per_day=10000 tz=-10:00;\n"
+                  "clawd_quota other tokens_per_day=1000 tz=UTC;\n"
+                  "clawd_token token-of-alice user=alice plan=small;\n"
+                  "clawd_token token-of-bob user=bob plan=other;")
+    midnight = 86400 - int(time.time()) % 86400
+
+    scene.now(midnight - 3600)
+    scene.start()
+    for _ in range(30):
+        scene.chat("alice", 300, script="tokens=30,200")
+    used = scene.used("alice")
+    scene.gateway.stop()
+    scene.start()
+    scene.now(midnight + 1800)
+    report.equal("bob's request brings a save", scene.chat("bob").status, 200)
+    scene.gateway.kill()
+    scene.start()
+    report.check("alice's day is not over", scene.used("alice") >= used > 0,
+                 f"{scene.used('alice')}, not less than {used}")
+    scene.close()
+
+
+def back(report):
+    """The clock is set back behind the minute that a user is charged to."""
+
+    scene = Scene(report, plans(rpm=1000, tokens_per_day=100000))
+    soon = 65 - time.time() % 60
+    scene.now(soon)
+    scene.start()
+    report.equal("a request", scene.chat("alice").status, 200)
+    scene.now(soon - 20)
+    report.equal("one that brings a save", scene.chat("bob").status, 200)
+    began = time.monotonic()
+    report.equal("another, twenty seconds earlier",
+                 scene.chat("alice").status, 200)
+    report.check("at once", time.monotonic() - began < 2)
+    scene.close()
+
+
+def damaged(report):
+    """A reload names a file that can't be read."""
+
+    scene = Scene(report, plans(tokens_per_day=10000), on=False).start()
+    scene.gateway.state.write_text("{ no state")
+    scene.edit("#clawd_state ", "clawd_state ")
+    scene.gateway.reload()
+    report.soon("the reload is refused",
+                lambda: "is damaged in line" in scene.gateway.error_log())
+    time.sleep(0.3)
+    report.check("the master lives", scene.gateway.process.poll() is None)
+    report.equal("and requests are answered", scene.chat("alice").status, 200)
+    scene.close(clean=False)
+
+
+def added(report):
+    """A reload names a file that is behind what is known."""
+
+    scene = Scene(report, plans(tokens_per_day=10000, tz=noon_zone()),
+                  on=False).start()
+    for _ in range(10):
+        scene.chat("alice", 300, script="tokens=30,200")
+    used = scene.used("alice")
+    usage = {"epoch": 0, "n": 1, "request_tat": 0, "token_tat": 0,
+             "minute": 1, "minute_requests": 0, "minute_tokens": 0,
+             "day": 1, "day_tokens": 5, "month": 1, "month_tokens": 5}
+    day = int((time.time() + 3600 * int(noon_zone()[:3])) // 86400)
+    usage["day"] = day
+    scene.gateway.state.write_text(json.dumps(
+        {"clawd": 1, "minute": -1, "users": {"alice": usage}}))
+    scene.edit("#clawd_state ", "clawd_state ")
+    scene.reload()
+    report.equal("the larger count holds", scene.used("alice"), used)
+    report.check("and is in the file", scene.kept("alice") >= used > 0)
+    scene.gateway.kill()
+    scene.start()
+    report.check("also after a crash", scene.used("alice") >= used)
+
+    other = scene.gateway.state.with_name("another")
+    scene.edit(f"clawd_state {scene.gateway.state}", f"clawd_state {other}")
+    scene.reload()
+    scene.gateway.kill()
+    scene.start()
+    report.check("a file of another name knows what was used",
+                 scene.used("alice") >= used)
+    scene.close()
+
+
+def fails(report):
+    """No file can be written: it is said, but not with each request."""
+
+    scene = Scene(report, plans(tokens_per_day=10000)).start()
+    tmp = scene.gateway.state.with_name(scene.gateway.state.name + ".tmp")
+    tmp.mkdir()
+    boxes = [scene.later("alice") for _ in range(20)]
+    wait_for("the refusals", lambda: all(boxes), 20)
+    report.check("nothing is admitted", all(box == [503] for box in boxes))
+    told = scene.gateway.error_log().count("can't be saved")
+    report.check("which is told", 1 <= told <= 10, f"{told} lines")
+    tmp.rmdir()
+    report.equal("until it can", scene.chat("alice").status, 200)
+    scene.close()
+
+
+PARTS = {part.__name__: part for part in (asked, lowered, west, back, damaged,
+                                          added, fails)}
+
+
+def main():
+    report = Report("state")
+
+    for name in sys.argv[1:] or PARTS:
+        report.part(name, PARTS[name])
+
+    return report.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
