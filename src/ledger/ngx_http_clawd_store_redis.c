@@ -26,6 +26,10 @@
 /* with on_down=local a gateway admits a tenth of a limit without Redis */
 #define NGX_HTTP_CLAWD_LOCAL_SHARE  10
 
+/* of the numbers in a reply, which are the scripts' doubles; month ids */
+#define NGX_HTTP_CLAWD_NUMBER_MAX   9007199254740992LL
+#define NGX_HTTP_CLAWD_MONTH_MAX    4000
+
 #define NGX_HTTP_CLAWD_ARGS_MAX     (NGX_HTTP_CLAWD_BEAT_MAX + 2)
 
 
@@ -64,7 +68,7 @@ static ngx_int_t ngx_http_clawd_redis_local(ngx_http_clawd_hold_t *hold);
 static void ngx_http_clawd_redis_usage(ngx_http_clawd_usage_t *u,
     ngx_http_clawd_resp_item_t *items);
 static ngx_int_t ngx_http_clawd_redis_integers(ngx_http_clawd_resp_t *reply,
-    ngx_uint_t n);
+    ngx_uint_t n, ngx_uint_t usage);
 static void ngx_http_clawd_redis_mirror(ngx_http_clawd_ledger_t *ledger,
     ngx_str_t *user, ngx_http_clawd_usage_t *usage);
 static int64_t ngx_http_clawd_redis_heard(ngx_http_clawd_ledger_t *ledger,
@@ -225,8 +229,8 @@ ngx_http_clawd_redis_asked(ngx_http_clawd_redis_cmd_t *cmd)
     hold = cmd->data;
 
     if (cmd->result != NGX_HTTP_CLAWD_REDIS_OK
-        || ngx_http_clawd_redis_integers(cmd->reply,
-                                         NGX_HTTP_CLAWD_RESERVE_N)
+        || ngx_http_clawd_redis_integers(cmd->reply, NGX_HTTP_CLAWD_RESERVE_N,
+                                         NGX_HTTP_CLAWD_RESERVE_USAGE)
            != NGX_OK)
     {
         ngx_http_clawd_redis_unasked(hold, cmd->result);
@@ -439,12 +443,17 @@ ngx_http_clawd_redis_local(ngx_http_clawd_hold_t *hold)
 }
 
 
-/* whether a reply is an array of n integers */
+/*
+ * Whether a reply is an array of n integers that a script can have made, from
+ * the one numbered usage on a user's.  What is beyond would overflow here.
+ */
 
 static ngx_int_t
-ngx_http_clawd_redis_integers(ngx_http_clawd_resp_t *reply, ngx_uint_t n)
+ngx_http_clawd_redis_integers(ngx_http_clawd_resp_t *reply, ngx_uint_t n,
+    ngx_uint_t usage)
 {
-    ngx_uint_t  i;
+    ngx_uint_t               i;
+    ngx_http_clawd_usage_t   u;
 
     if (reply->nitems != n + 1
         || reply->items[0].type != NGX_HTTP_CLAWD_RESP_ARRAY)
@@ -453,9 +462,21 @@ ngx_http_clawd_redis_integers(ngx_http_clawd_resp_t *reply, ngx_uint_t n)
     }
 
     for (i = 1; i <= n; i++) {
-        if (reply->items[i].type != NGX_HTTP_CLAWD_RESP_INTEGER) {
+        if (reply->items[i].type != NGX_HTTP_CLAWD_RESP_INTEGER
+            || reply->items[i].integer < -NGX_HTTP_CLAWD_NUMBER_MAX
+            || reply->items[i].integer > NGX_HTTP_CLAWD_NUMBER_MAX)
+        {
             return NGX_ERROR;
         }
+    }
+
+    ngx_http_clawd_redis_usage(&u, &reply->items[1 + usage]);
+
+    if (u.minute < 0 || u.minute > NGX_HTTP_CLAWD_NUMBER_MAX / 60000000
+        || u.day < 0 || u.day > NGX_HTTP_CLAWD_NUMBER_MAX / 86400000000LL
+        || u.month < 0 || u.month > NGX_HTTP_CLAWD_MONTH_MAX)
+    {
+        return NGX_ERROR;
     }
 
     return NGX_OK;
@@ -703,7 +724,8 @@ ngx_http_clawd_redis_final(ngx_http_clawd_told_t *told,
 
     if (cmd->result == NGX_HTTP_CLAWD_REDIS_OK) {
         return ngx_http_clawd_redis_integers(cmd->reply,
-                                             NGX_HTTP_CLAWD_SETTLE_N)
+                                             NGX_HTTP_CLAWD_SETTLE_N,
+                                             NGX_HTTP_CLAWD_SETTLE_USAGE)
                == NGX_OK;
     }
 

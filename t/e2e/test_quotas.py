@@ -97,9 +97,9 @@ def test_used_up(quota_gateway, ollama, redis):
     """The clients' own classes; none of them tries again on its own."""
 
     gateway = quota_gateway(tokens_per_day=1000)
-    openai_client(gateway).chat.completions.create(model=ollama.model,
-                                                   max_tokens=8, **CHAT)
-    wait_until("the first to settle", lambda: 0 < used(gateway) < 200)
+    reply = openai_client(gateway).chat.completions.create(
+        model=ollama.model, max_tokens=200, **CHAT)
+    settled(gateway, reply.usage.total_tokens)
 
     redis("HSET", "clawd:user:alice", "tokens_per_day", used(gateway) + 250)
     wait_until("the new limit", lambda: usage(gateway)["tokens_per_day"][
