@@ -25,6 +25,11 @@
 /* with on_down=local a gateway admits a tenth of a limit without Redis */
 #define NGX_HTTP_CLAWD_LOCAL_SHARE  10
 
+/* the largest numbers of the scripts: 2^53, and in microseconds so much time */
+#define NGX_HTTP_CLAWD_COUNT        9007199254740992LL
+#define NGX_HTTP_CLAWD_MINUTES      (NGX_HTTP_CLAWD_COUNT / 60000000)
+#define NGX_HTTP_CLAWD_DAYS         (NGX_HTTP_CLAWD_MINUTES / 1440)
+
 #define NGX_HTTP_CLAWD_ARGS_MAX     (NGX_HTTP_CLAWD_BEAT_MAX + 2)
 
 
@@ -62,6 +67,8 @@ static ngx_int_t ngx_http_clawd_redis_down(ngx_http_clawd_hold_t *hold);
 static ngx_int_t ngx_http_clawd_redis_local(ngx_http_clawd_hold_t *hold);
 static void ngx_http_clawd_redis_usage(ngx_http_clawd_usage_t *u,
     ngx_http_clawd_resp_item_t *items);
+static int64_t ngx_http_clawd_redis_count(ngx_http_clawd_resp_item_t *item,
+    int64_t max);
 static ngx_int_t ngx_http_clawd_redis_integers(ngx_http_clawd_resp_t *reply,
     ngx_uint_t n);
 static void ngx_http_clawd_redis_mirror(ngx_http_clawd_ledger_t *ledger,
@@ -234,8 +241,9 @@ ngx_http_clawd_redis_asked(ngx_http_clawd_redis_cmd_t *cmd)
     }
 
     ngx_http_clawd_redis_clock(hold->ledger->link, cmd->sent,
-                          cmd->reply->items[1 + NGX_HTTP_CLAWD_RESERVE_NOW]
-                          .integer);
+                          ngx_http_clawd_redis_count(
+                          &cmd->reply->items[1 + NGX_HTTP_CLAWD_RESERVE_NOW],
+                          NGX_HTTP_CLAWD_COUNT));
 
     rc = ngx_http_clawd_redis_verdict(hold, cmd->reply);
 
@@ -292,8 +300,11 @@ ngx_http_clawd_redis_verdict(ngx_http_clawd_hold_t *hold,
         return NGX_ERROR;
     }
 
-    hold->now = items[NGX_HTTP_CLAWD_RESERVE_NOW].integer;
-    hold->live = items[NGX_HTTP_CLAWD_RESERVE_LIVE].integer;
+    hold->now = ngx_http_clawd_redis_count(&items[NGX_HTTP_CLAWD_RESERVE_NOW],
+                                           NGX_HTTP_CLAWD_COUNT);
+    hold->live = ngx_http_clawd_redis_count(
+                                       &items[NGX_HTTP_CLAWD_RESERVE_LIVE],
+                                       NGX_HTTP_CLAWD_COUNT);
 
     ngx_http_clawd_redis_usage(&hold->usage,
                                &items[NGX_HTTP_CLAWD_RESERVE_USAGE]);
@@ -465,17 +476,33 @@ static void
 ngx_http_clawd_redis_usage(ngx_http_clawd_usage_t *u,
     ngx_http_clawd_resp_item_t *items)
 {
-    u->epoch = items[0].integer;
-    u->n = items[1].integer;
-    u->request_tat = items[2].integer;
-    u->token_tat = items[3].integer;
-    u->minute = items[4].integer;
-    u->minute_requests = items[5].integer;
-    u->minute_tokens = items[6].integer;
-    u->day = items[7].integer;
-    u->day_tokens = items[8].integer;
-    u->month = items[9].integer;
-    u->month_tokens = items[10].integer;
+    u->epoch = ngx_http_clawd_redis_count(&items[0], NGX_HTTP_CLAWD_COUNT);
+    u->n = ngx_http_clawd_redis_count(&items[1], NGX_HTTP_CLAWD_COUNT);
+    u->request_tat = ngx_http_clawd_redis_count(&items[2],
+                                                NGX_HTTP_CLAWD_COUNT);
+    u->token_tat = ngx_http_clawd_redis_count(&items[3],
+                                              NGX_HTTP_CLAWD_COUNT);
+    u->minute = ngx_http_clawd_redis_count(&items[4],
+                                           NGX_HTTP_CLAWD_MINUTES);
+    u->minute_requests = ngx_http_clawd_redis_count(&items[5],
+                                                    NGX_HTTP_CLAWD_COUNT);
+    u->minute_tokens = ngx_http_clawd_redis_count(&items[6],
+                                                  NGX_HTTP_CLAWD_COUNT);
+    u->day = ngx_http_clawd_redis_count(&items[7], NGX_HTTP_CLAWD_DAYS);
+    u->day_tokens = ngx_http_clawd_redis_count(&items[8],
+                                               NGX_HTTP_CLAWD_COUNT);
+    u->month = ngx_http_clawd_redis_count(&items[9], NGX_HTTP_CLAWD_DAYS);
+    u->month_tokens = ngx_http_clawd_redis_count(&items[10],
+                                                 NGX_HTTP_CLAWD_COUNT);
+}
+
+
+/* what the scripts give is within; another server may say anything */
+
+static int64_t
+ngx_http_clawd_redis_count(ngx_http_clawd_resp_item_t *item, int64_t max)
+{
+    return ngx_min(ngx_max(item->integer, 0), max);
 }
 
 
@@ -630,7 +657,7 @@ ngx_http_clawd_redis_told(ngx_http_clawd_redis_cmd_t *cmd)
                          &cmd->reply->items[1 + NGX_HTTP_CLAWD_SETTLE_USAGE]);
         ngx_http_clawd_redis_mirror(ledger, &user, &usage);
 
-        if (told->s.offline && f) {
+        if (told->s.offline && f && !f->spooled) {
             ngx_http_clawd_redis_unmark(ledger, &told->s);
         }
     }
@@ -656,8 +683,8 @@ ngx_http_clawd_redis_told(ngx_http_clawd_redis_cmd_t *cmd)
 
 /*
  * A charge without a reservation has left a mark, lest it be charged twice.
- * What is answered is not sent again: the mark goes.  If this is not heard, it
- * goes after a week.
+ * What is answered is not sent again, unless the file has it as well: the mark
+ * goes.  If this is not heard, it goes after a week.
  */
 
 static void
@@ -698,7 +725,9 @@ static ngx_uint_t
 ngx_http_clawd_redis_final(ngx_http_clawd_told_t *told,
     ngx_http_clawd_redis_cmd_t *cmd)
 {
-    ngx_str_t  user;
+    ngx_str_t      user;
+
+    static time_t  told_at;
 
     if (cmd->result == NGX_HTTP_CLAWD_REDIS_OK) {
         return ngx_http_clawd_redis_integers(cmd->reply,
@@ -709,6 +738,12 @@ ngx_http_clawd_redis_final(ngx_http_clawd_told_t *told,
     if (cmd->result != NGX_HTTP_CLAWD_REDIS_WRONGTYPE) {
         return 0;
     }
+
+    if (told_at == ngx_time()) {
+        return 1;
+    }
+
+    told_at = ngx_time();
 
     user.data = told->s.user;
     user.len = told->s.user_len;
@@ -831,8 +866,13 @@ ngx_http_clawd_redis_spool(ngx_http_clawd_ledger_t *ledger,
     ngx_http_clawd_settlement_t  s[NGX_HTTP_CLAWD_SPOOL_BATCH];
 
     for (i = 0; i < n; i++) {
+        flights[i]->spooled = 1;
         s[i] = flights[i]->s;
     }
+
+    /* who dies now leaves it to another, who must not take it for unwritten */
+
+    ngx_memory_barrier();
 
     if (ngx_http_clawd_spool_append(&ledger->spool, s, n) != NGX_OK) {
         return 0;

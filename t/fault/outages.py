@@ -293,6 +293,32 @@ def ends(report):
     outage.close()
 
 
+def numbers(report):
+    """A state has numbers that are none of ours: nothing comes of them."""
+
+    outage = Outage(report)
+    key = "clawd:{alice}:u:alice"
+    for limit in ("rpm", "tpm", "tokens_per_day", "tokens_per_month"):
+        outage.redis("HSET", "clawd:user:alice", limit, 100000)
+    outage.chat()
+    kept = outage.redis("HGETALL", key)
+    statuses = set()
+    for field in ("n", "rt", "tt", "mi", "mr", "mt", "dw", "du", "mw", "mu",
+                  "ep", None):
+        for number in ("9223372036854774784", "-9223372036854774784"):
+            outage.redis("DEL", key)
+            outage.redis("HSET", key, *kept)
+            outage.redis("HSET", key, *(
+                [field, number] if field else
+                [word for name in ("rt", "tt", "mi", "mr", "mt", "dw", "du",
+                                   "mw", "mu") for word in (name, number)]))
+            statuses.add(outage.chat()[0])
+            statuses.add(outage.gateway.get("/v1/usage", TOKEN).status)
+    report.check("all is answered", statuses <= {200, 429, 503},
+                 str(sorted(statuses)))
+    outage.close()
+
+
 def full(report):
     """No memory: nothing is admitted, what ran is settled."""
 
@@ -491,7 +517,7 @@ PARTS = {"late": late, "dies": dies, "restarted": restarted, "killed": killed,
          "hangs": hangs, "full": full, "readonly": readonly,
          "password": password, "permission": permission,
          "untracked": untracked, "local": local, "open": open_,
-         "offline": offline_restart, "ends": ends,
+         "offline": offline_restart, "ends": ends, "numbers": numbers,
          "left": lambda report: left(report, False),
          "left-gated": lambda report: left(report, True)}
 
