@@ -580,11 +580,13 @@ listen_any(void)
 
 
 int
-main(void)
+main(int argc, char **argv)
 {
-    int                 i, n, fd, timeout;
+    int                 i, n, fd, timeout, sleeps;
     conn_t             *c, listener, input;
     struct epoll_event  ev, events[BATCH];
+
+    sleeps = (argc > 1 && strcmp(argv[1], "sleeps") == 0);
 
     make_json();
     streams.prev = streams.next = &streams;
@@ -604,7 +606,8 @@ main(void)
     }
 
     for (timeout = -1; /* void */ ; timeout = run_streams()) {
-        n = epoll_wait(epoll_fd, events, BATCH, conns ? 0 : timeout);
+        n = epoll_wait(epoll_fd, events, BATCH,
+                       conns && !sleeps ? 0 : timeout);
 
         if (n == 0) {
             sched_yield();

@@ -171,7 +171,7 @@ ngx_http_clawd_body_model(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx)
         ctx->prompt_guess = rq.prompt_guess;
     }
 
-    /* what it asks for after this edit, whoever a location before took it for */
+    /* after this edit, whoever a location before took the client for */
 
     ctx->output_bound = rq.output_tokens;
 

@@ -5,6 +5,7 @@
  */
 
 #include "ngx_http_clawd_gate.h"
+#include "ngx_http_clawd_number.h"
 
 
 /* a temporary refusal asks for at most so many seconds: some clients take a
@@ -243,22 +244,25 @@ ngx_http_clawd_verdict_headers(ngx_http_request_t *r,
     max = hold->terms.limits[limit];
     used = ngx_http_clawd_quota_used(&hold->usage, limit, hold->live);
     reset = ngx_http_clawd_verdict_reset(ctx, hold, limit);
+    reset = ngx_max(reset, 0);
 
     out->limit.data = p;
-    p = ngx_sprintf(p, "%L", max);
+    p = ngx_http_clawd_number(p, max);
     out->limit.len = p - out->limit.data;
 
     out->remaining.data = p;
-    p = ngx_sprintf(p, "%L", ngx_max(max - used, 0));
+    p = ngx_http_clawd_number(p, ngx_max(max - used, 0));
     out->remaining.len = p - out->remaining.data;
 
     out->reset.data = p;
 
     if (reset >= 60) {
-        p = ngx_sprintf(p, "%Lm", reset / 60);
+        p = ngx_http_clawd_number(p, reset / 60);
+        *p++ = 'm';
     }
 
-    p = ngx_sprintf(p, "%Ls", reset % 60);
+    p = ngx_http_clawd_number(p, reset % 60);
+    *p++ = 's';
     out->reset.len = p - out->reset.data;
 
     return NGX_OK;

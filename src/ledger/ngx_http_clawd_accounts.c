@@ -221,6 +221,7 @@ ngx_http_clawd_flight_take(ngx_http_clawd_zone_t *zone, ngx_str_t *user)
     static ngx_uint_t  next;
 
     a = ngx_http_clawd_accounts(zone);
+    f = NULL;
 
     if (next == 0) {
         next = (ngx_uint_t) ngx_process_slot * 61;

@@ -41,7 +41,7 @@ typedef struct {
     uint16_t        len;          /* of the packed record, after the name */
     uint8_t         name_len;
     uint8_t         kind;
-    uint8_t         negative;
+    uint8_t         negative;     /* a key that nobody knows */
     u_char          data[];       /* name, packed record; to the place's end */
 } ngx_http_clawd_cache_entry_t;
 
@@ -270,7 +270,7 @@ ngx_http_clawd_cache_put(ngx_http_clawd_zone_t *zone,
 {
     size_t                         len;
     u_char                         packed[NGX_HTTP_CLAWD_RECORD_SIZE];
-    ngx_uint_t                     table;
+    ngx_uint_t                     table, negative;
     ngx_http_clawd_cache_ask_t     ask;
     ngx_http_clawd_cache_entry_t  *e;
 
@@ -279,6 +279,13 @@ ngx_http_clawd_cache_put(ngx_http_clawd_zone_t *zone,
     }
 
     len = ngx_http_clawd_record_pack(rec, packed) - packed;
+
+    /*
+     * Anybody can try a token.  That a user or a plan has no record is what
+     * each request of those at work wants to know.
+     */
+
+    negative = (!rec->found && kind == NGX_HTTP_CLAWD_RECORD_KEY);
 
     table = (NGX_HTTP_CLAWD_CACHE_HEAD + name->len + len
              > NGX_HTTP_CLAWD_CACHE_SMALL);
@@ -297,7 +304,7 @@ ngx_http_clawd_cache_put(ngx_http_clawd_zone_t *zone,
         e->ready = 0;
     }
 
-    e = ngx_http_clawd_cache_victim(&ask, table, !rec->found);
+    e = ngx_http_clawd_cache_victim(&ask, table, negative);
 
     if (e == NULL) {
         goto done;
@@ -315,7 +322,7 @@ ngx_http_clawd_cache_put(ngx_http_clawd_zone_t *zone,
     e->len = (uint16_t) len;
     e->name_len = (uint8_t) name->len;
     e->kind = (uint8_t) kind;
-    e->negative = !rec->found;
+    e->negative = (uint8_t) negative;
 
     ngx_memcpy(e->data, name->data, name->len);
     ngx_memcpy(e->data + name->len, packed, len);

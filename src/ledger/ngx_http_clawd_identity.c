@@ -381,8 +381,8 @@ ngx_http_clawd_identity_make(ngx_http_clawd_ledger_t *ledger,
         if (ngx_http_clawd_identity_tells(&told)) {
             ngx_log_error(NGX_LOG_ERR, ledger->log, 0,
                           "clawd: user \"%V\" is denied: its \"tz %V\" is no "
-                          "time zone of this system, or the package tzdata is "
-                          "missing", &user, &who->tz);
+                          "time zone of this system, or it lacks tzdata",
+                          &user, &who->tz);
         }
 
         return ngx_http_clawd_nobody(ask, NGX_HTTP_CLAWD_NOBODY_INVALID);

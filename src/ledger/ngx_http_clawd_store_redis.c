@@ -7,6 +7,7 @@
 
 #include "ngx_http_clawd_ledger.h"
 #include "ngx_http_clawd_scripts.h"
+#include "ngx_http_clawd_number.h"
 
 
 /* a reservation is an orphan when its gateway has not been heard so long */
@@ -25,10 +26,9 @@
 /* with on_down=local a gateway admits a tenth of a limit without Redis */
 #define NGX_HTTP_CLAWD_LOCAL_SHARE  10
 
-/* the largest numbers of the scripts: 2^53, and in microseconds so much time */
-#define NGX_HTTP_CLAWD_COUNT        9007199254740992LL
-#define NGX_HTTP_CLAWD_MINUTES      (NGX_HTTP_CLAWD_COUNT / 60000000)
-#define NGX_HTTP_CLAWD_DAYS         (NGX_HTTP_CLAWD_MINUTES / 1440)
+/* of the numbers in a reply, which are the scripts' doubles; month ids */
+#define NGX_HTTP_CLAWD_NUMBER_MAX   9007199254740992LL
+#define NGX_HTTP_CLAWD_MONTH_MAX    4000
 
 #define NGX_HTTP_CLAWD_ARGS_MAX     (NGX_HTTP_CLAWD_BEAT_MAX + 2)
 
@@ -67,10 +67,10 @@ static ngx_int_t ngx_http_clawd_redis_down(ngx_http_clawd_hold_t *hold);
 static ngx_int_t ngx_http_clawd_redis_local(ngx_http_clawd_hold_t *hold);
 static void ngx_http_clawd_redis_usage(ngx_http_clawd_usage_t *u,
     ngx_http_clawd_resp_item_t *items);
-static int64_t ngx_http_clawd_redis_count(ngx_http_clawd_resp_item_t *item,
-    int64_t max);
-static ngx_int_t ngx_http_clawd_redis_integers(ngx_http_clawd_resp_t *reply,
+static ngx_int_t ngx_http_clawd_redis_array(ngx_http_clawd_resp_t *reply,
     ngx_uint_t n);
+static ngx_int_t ngx_http_clawd_redis_integers(ngx_http_clawd_resp_t *reply,
+    ngx_uint_t n, ngx_uint_t usage);
 static void ngx_http_clawd_redis_mirror(ngx_http_clawd_ledger_t *ledger,
     ngx_str_t *user, ngx_http_clawd_usage_t *usage);
 static int64_t ngx_http_clawd_redis_heard(ngx_http_clawd_ledger_t *ledger,
@@ -231,8 +231,8 @@ ngx_http_clawd_redis_asked(ngx_http_clawd_redis_cmd_t *cmd)
     hold = cmd->data;
 
     if (cmd->result != NGX_HTTP_CLAWD_REDIS_OK
-        || ngx_http_clawd_redis_integers(cmd->reply,
-                                         NGX_HTTP_CLAWD_RESERVE_N)
+        || ngx_http_clawd_redis_integers(cmd->reply, NGX_HTTP_CLAWD_RESERVE_N,
+                                         NGX_HTTP_CLAWD_RESERVE_USAGE)
            != NGX_OK)
     {
         ngx_http_clawd_redis_unasked(hold, cmd->result);
@@ -241,9 +241,8 @@ ngx_http_clawd_redis_asked(ngx_http_clawd_redis_cmd_t *cmd)
     }
 
     ngx_http_clawd_redis_clock(hold->ledger->link, cmd->sent,
-                          ngx_http_clawd_redis_count(
-                          &cmd->reply->items[1 + NGX_HTTP_CLAWD_RESERVE_NOW],
-                          NGX_HTTP_CLAWD_COUNT));
+                          cmd->reply->items[1 + NGX_HTTP_CLAWD_RESERVE_NOW]
+                          .integer);
 
     rc = ngx_http_clawd_redis_verdict(hold, cmd->reply);
 
@@ -300,11 +299,8 @@ ngx_http_clawd_redis_verdict(ngx_http_clawd_hold_t *hold,
         return NGX_ERROR;
     }
 
-    hold->now = ngx_http_clawd_redis_count(&items[NGX_HTTP_CLAWD_RESERVE_NOW],
-                                           NGX_HTTP_CLAWD_COUNT);
-    hold->live = ngx_http_clawd_redis_count(
-                                       &items[NGX_HTTP_CLAWD_RESERVE_LIVE],
-                                       NGX_HTTP_CLAWD_COUNT);
+    hold->now = items[NGX_HTTP_CLAWD_RESERVE_NOW].integer;
+    hold->live = items[NGX_HTTP_CLAWD_RESERVE_LIVE].integer;
 
     ngx_http_clawd_redis_usage(&hold->usage,
                                &items[NGX_HTTP_CLAWD_RESERVE_USAGE]);
@@ -452,7 +448,7 @@ ngx_http_clawd_redis_local(ngx_http_clawd_hold_t *hold)
 /* whether a reply is an array of n integers */
 
 static ngx_int_t
-ngx_http_clawd_redis_integers(ngx_http_clawd_resp_t *reply, ngx_uint_t n)
+ngx_http_clawd_redis_array(ngx_http_clawd_resp_t *reply, ngx_uint_t n)
 {
     ngx_uint_t  i;
 
@@ -472,37 +468,58 @@ ngx_http_clawd_redis_integers(ngx_http_clawd_resp_t *reply, ngx_uint_t n)
 }
 
 
+/*
+ * …that a script can have made, from the one numbered usage on a user's.  What
+ * is beyond would overflow here.
+ */
+
+static ngx_int_t
+ngx_http_clawd_redis_integers(ngx_http_clawd_resp_t *reply, ngx_uint_t n,
+    ngx_uint_t usage)
+{
+    ngx_uint_t               i;
+    ngx_http_clawd_usage_t   u;
+
+    if (ngx_http_clawd_redis_array(reply, n) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    for (i = 1; i <= n; i++) {
+        if (reply->items[i].integer < -NGX_HTTP_CLAWD_NUMBER_MAX
+            || reply->items[i].integer > NGX_HTTP_CLAWD_NUMBER_MAX)
+        {
+            return NGX_ERROR;
+        }
+    }
+
+    ngx_http_clawd_redis_usage(&u, &reply->items[1 + usage]);
+
+    if (u.minute < 0 || u.minute > NGX_HTTP_CLAWD_NUMBER_MAX / 60000000
+        || u.day < 0 || u.day > NGX_HTTP_CLAWD_NUMBER_MAX / 86400000000LL
+        || u.month < 0 || u.month > NGX_HTTP_CLAWD_MONTH_MAX)
+    {
+        return NGX_ERROR;
+    }
+
+    return NGX_OK;
+}
+
+
 static void
 ngx_http_clawd_redis_usage(ngx_http_clawd_usage_t *u,
     ngx_http_clawd_resp_item_t *items)
 {
-    u->epoch = ngx_http_clawd_redis_count(&items[0], NGX_HTTP_CLAWD_COUNT);
-    u->n = ngx_http_clawd_redis_count(&items[1], NGX_HTTP_CLAWD_COUNT);
-    u->request_tat = ngx_http_clawd_redis_count(&items[2],
-                                                NGX_HTTP_CLAWD_COUNT);
-    u->token_tat = ngx_http_clawd_redis_count(&items[3],
-                                              NGX_HTTP_CLAWD_COUNT);
-    u->minute = ngx_http_clawd_redis_count(&items[4],
-                                           NGX_HTTP_CLAWD_MINUTES);
-    u->minute_requests = ngx_http_clawd_redis_count(&items[5],
-                                                    NGX_HTTP_CLAWD_COUNT);
-    u->minute_tokens = ngx_http_clawd_redis_count(&items[6],
-                                                  NGX_HTTP_CLAWD_COUNT);
-    u->day = ngx_http_clawd_redis_count(&items[7], NGX_HTTP_CLAWD_DAYS);
-    u->day_tokens = ngx_http_clawd_redis_count(&items[8],
-                                               NGX_HTTP_CLAWD_COUNT);
-    u->month = ngx_http_clawd_redis_count(&items[9], NGX_HTTP_CLAWD_DAYS);
-    u->month_tokens = ngx_http_clawd_redis_count(&items[10],
-                                                 NGX_HTTP_CLAWD_COUNT);
-}
-
-
-/* what the scripts give is within; another server may say anything */
-
-static int64_t
-ngx_http_clawd_redis_count(ngx_http_clawd_resp_item_t *item, int64_t max)
-{
-    return ngx_min(ngx_max(item->integer, 0), max);
+    u->epoch = items[0].integer;
+    u->n = items[1].integer;
+    u->request_tat = items[2].integer;
+    u->token_tat = items[3].integer;
+    u->minute = items[4].integer;
+    u->minute_requests = items[5].integer;
+    u->minute_tokens = items[6].integer;
+    u->day = items[7].integer;
+    u->day_tokens = items[8].integer;
+    u->month = items[9].integer;
+    u->month_tokens = items[10].integer;
 }
 
 
@@ -653,9 +670,16 @@ ngx_http_clawd_redis_told(ngx_http_clawd_redis_cmd_t *cmd)
         user.data = told->s.user;
         user.len = told->s.user_len;
 
-        ngx_http_clawd_redis_usage(&usage,
+        /* a state that somebody has broken is settled all the same */
+
+        if (ngx_http_clawd_redis_integers(cmd->reply, NGX_HTTP_CLAWD_SETTLE_N,
+                                          NGX_HTTP_CLAWD_SETTLE_USAGE)
+            == NGX_OK)
+        {
+            ngx_http_clawd_redis_usage(&usage,
                          &cmd->reply->items[1 + NGX_HTTP_CLAWD_SETTLE_USAGE]);
-        ngx_http_clawd_redis_mirror(ledger, &user, &usage);
+            ngx_http_clawd_redis_mirror(ledger, &user, &usage);
+        }
 
         if (told->s.offline && f && !f->spooled) {
             ngx_http_clawd_redis_unmark(ledger, &told->s);
@@ -730,8 +754,7 @@ ngx_http_clawd_redis_final(ngx_http_clawd_told_t *told,
     static time_t  told_at;
 
     if (cmd->result == NGX_HTTP_CLAWD_REDIS_OK) {
-        return ngx_http_clawd_redis_integers(cmd->reply,
-                                             NGX_HTTP_CLAWD_SETTLE_N)
+        return ngx_http_clawd_redis_array(cmd->reply, NGX_HTTP_CLAWD_SETTLE_N)
                == NGX_OK;
     }
 
@@ -1132,7 +1155,13 @@ ngx_http_clawd_call_number(ngx_http_clawd_call_t *call, int64_t n)
     u_char  *p;
 
     p = call->p;
-    call->p = ngx_sprintf(p, "%L", n);
+
+    if (n < 0) {
+        *call->p++ = '-';
+    }
+
+    call->p = ngx_http_clawd_number(call->p, (n < 0) ? -(uint64_t) n
+                                                     : (uint64_t) n);
 
     ngx_http_clawd_call_text(call, p, call->p - p);
 }

@@ -9,6 +9,9 @@
 
 #define NGX_HTTP_CLAWD_REDIS_WATCH_LOG  1000
 
+/* so long after a refusal to write, a server is taken for a replica */
+#define NGX_HTTP_CLAWD_REDIS_REPLICA    10000
+
 
 static void ngx_http_clawd_redis_retry(ngx_event_t *ev);
 static ngx_int_t ngx_http_clawd_redis_connected(
@@ -24,6 +27,7 @@ static void ngx_http_clawd_redis_drain(ngx_http_clawd_redis_t *link,
 static void ngx_http_clawd_redis_timeout(ngx_event_t *ev);
 static ngx_int_t ngx_http_clawd_redis_put(ngx_http_clawd_redis_t *link,
     ngx_http_clawd_redis_cmd_t *cmd, ngx_uint_t argc, ngx_str_t *argv);
+static void ngx_http_clawd_redis_forget(ngx_http_clawd_redis_cmd_t *cmd);
 static void ngx_http_clawd_redis_enqueue(ngx_http_clawd_redis_t *link,
     ngx_http_clawd_redis_cmd_t *cmd);
 static void ngx_http_clawd_redis_dequeue(ngx_http_clawd_redis_t *link,
@@ -194,8 +198,7 @@ ngx_http_clawd_redis_reply(ngx_http_clawd_redis_conn_t *conn,
         return NGX_HTTP_CLAWD_REDIS_OK;
     }
 
-    ngx_http_clawd_redis_format_free(cmd->bytes);
-    cmd->bytes = NULL;
+    ngx_http_clawd_redis_forget(cmd);
 
     if (link->state == NGX_HTTP_CLAWD_REDIS_READY) {
         ngx_http_clawd_redis_word(link, cmd, result);
@@ -253,9 +256,16 @@ ngx_http_clawd_redis_word(ngx_http_clawd_redis_t *link,
 
     case NGX_HTTP_CLAWD_REDIS_OK:
 
-        /* a greeting proves little, and of a replica any reading as well */
+        /* a greeting proves little, and what a replica reads as well */
 
-        if (!cmd->own && (cmd->script >= 0 || !link->replica)) {
+        if (link->replica
+            && ngx_current_msec - link->replica_at
+               > NGX_HTTP_CLAWD_REDIS_REPLICA)
+        {
+            link->replica = 0;
+        }
+
+        if (!cmd->own && !link->replica) {
             link->attempts = 0;
         }
 
@@ -295,7 +305,11 @@ ngx_http_clawd_redis_failed(ngx_http_clawd_redis_conn_t *conn,
     state = link->state;
 
     link->state = NGX_HTTP_CLAWD_REDIS_CLOSED;
-    link->replica = (result == NGX_HTTP_CLAWD_REDIS_READONLY);
+
+    if (result == NGX_HTTP_CLAWD_REDIS_READONLY) {
+        link->replica = 1;
+        link->replica_at = ngx_current_msec;
+    }
 
     /* servers close idle connections: no bad word, unless connecting fails */
 
@@ -368,8 +382,7 @@ ngx_http_clawd_redis_drain(ngx_http_clawd_redis_t *link,
 
         cmd = ngx_queue_data(q, ngx_http_clawd_redis_cmd_t, queue);
 
-        ngx_http_clawd_redis_format_free(cmd->bytes);
-        cmd->bytes = NULL;
+        ngx_http_clawd_redis_forget(cmd);
         cmd->result = result;
         cmd->reply = NULL;
 
@@ -425,8 +438,6 @@ ngx_http_clawd_redis_timeout(ngx_event_t *ev)
 ngx_uint_t
 ngx_http_clawd_redis_ready(ngx_http_clawd_redis_t *link)
 {
-    ngx_atomic_uint_t  at;
-
     if (link->state != NGX_HTTP_CLAWD_REDIS_READY) {
         return 0;
     }
@@ -435,16 +446,12 @@ ngx_http_clawd_redis_ready(ngx_http_clawd_redis_t *link)
         return 1;
     }
 
-    /* the breaker is open, and this connection may know better */
+    /*
+     * The breaker is open, and this connection may know better: its answer
+     * closes it, and its silence ends the connection.
+     */
 
-    at = link->shared->retry_at;
-
-    if ((ngx_msec_int_t) (ngx_current_msec - at) >= 0
-        && ngx_atomic_cmp_set(&link->shared->retry_at, at, ngx_current_msec
-                                      + ngx_http_clawd_redis_backoff(0)))
-    {
-        ngx_http_clawd_redis_hello_ping(link);
-    }
+    ngx_http_clawd_redis_hello_ping(link);
 
     return 0;
 }
@@ -486,6 +493,12 @@ ngx_http_clawd_redis_clock(ngx_http_clawd_redis_t *link, ngx_msec_t sent,
     int64_t now)
 {
     ngx_msec_t  rtt;
+
+    /* what a server says may be anything: sums of a time do not overflow */
+
+    if (now <= 0 || now >= (int64_t) 1 << 60) {
+        return;
+    }
 
     rtt = ngx_current_msec - sent;
 
@@ -577,30 +590,32 @@ static ngx_int_t
 ngx_http_clawd_redis_put(ngx_http_clawd_redis_t *link,
     ngx_http_clawd_redis_cmd_t *cmd, ngx_uint_t argc, ngx_str_t *argv)
 {
-    size_t   len;
-    u_char  *bytes;
-
-    bytes = ngx_http_clawd_redis_format(argc, argv, &len);
-    if (bytes == NULL) {
-        return NGX_ERROR;
-    }
-
-    if (ngx_http_clawd_redis_conn_push(&link->conn, bytes, len) != NGX_OK) {
-        ngx_http_clawd_redis_format_free(bytes);
-        return NGX_ERROR;
-    }
-
     cmd->bytes = NULL;
 
-    if (cmd->script >= 0) {
+    if (cmd->script < 0) {
+
+        if (ngx_http_clawd_redis_conn_command(&link->conn, argc, argv)
+            != NGX_OK)
+        {
+            return NGX_ERROR;
+        }
+
+    } else {
 
         /* kept until the answer, since the server may not know the script */
 
-        cmd->bytes = bytes;
-        cmd->len = len;
+        cmd->bytes = ngx_http_clawd_redis_frame(argc, argv, &cmd->len,
+                                                link->log);
+        if (cmd->bytes == NULL) {
+            return NGX_ERROR;
+        }
 
-    } else {
-        ngx_http_clawd_redis_format_free(bytes);
+        if (ngx_http_clawd_redis_conn_push(&link->conn, cmd->bytes, cmd->len)
+            != NGX_OK)
+        {
+            ngx_http_clawd_redis_forget(cmd);
+            return NGX_ERROR;
+        }
     }
 
     cmd->again = 0;
@@ -610,6 +625,16 @@ ngx_http_clawd_redis_put(ngx_http_clawd_redis_t *link,
     ngx_http_clawd_redis_enqueue(link, cmd);
 
     return NGX_OK;
+}
+
+
+static void
+ngx_http_clawd_redis_forget(ngx_http_clawd_redis_cmd_t *cmd)
+{
+    if (cmd->bytes) {
+        ngx_free(cmd->bytes);
+        cmd->bytes = NULL;
+    }
 }
 
 

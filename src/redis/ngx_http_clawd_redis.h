@@ -113,7 +113,7 @@ struct ngx_http_clawd_redis_cmd_s {
 typedef struct {
     ngx_atomic_t                up;        /* 1: the last word was good */
     ngx_atomic_t                failures;  /* in a row */
-    ngx_atomic_t                retry_at;  /* ngx_current_msec; breaker open
+    ngx_atomic_t                retry_at;  /* ngx_current_msec; no attempt
                                               until then */
     ngx_atomic_t                probe;     /* pid of who may try, or 0 */
     ngx_atomic_t                probe_at;

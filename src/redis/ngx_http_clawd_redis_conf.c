@@ -149,11 +149,23 @@ ngx_http_clawd_redis_url(ngx_conf_t *cf, ngx_http_clawd_redis_args_t *a,
         return NGX_ERROR;
     }
 
-    /* a password may have any character in it but "@" and "/" unescaped */
-
     end = ngx_strlchr(p, last, '/');
     end = end ? end : last;
-    at = ngx_strlchr(p, end, '@');
+
+    for (at = last; at > p && at[-1] != '@'; at--) { /* void */ }
+
+    at = (at > p) ? at - 1 : NULL;
+
+    if (at && at > end) {
+
+        /* what follows is a part of the secret: no value is shown */
+
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "\"clawd_redis\" has a \"/\" in the password of "
+                           "its URL: write it as \"%%2F\", or use "
+                           "\"password=\"");
+        return NGX_ERROR;
+    }
 
     if (at && ngx_http_clawd_redis_userinfo(cf, a, p, at) != NGX_OK) {
         return NGX_ERROR;

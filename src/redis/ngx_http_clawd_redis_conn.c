@@ -5,6 +5,7 @@
 
 #include "ngx_http_clawd_redis_conn.h"
 #include "ngx_http_clawd_redis_class.h"
+#include "ngx_http_clawd_number.h"
 
 #include <hiredis/hiredis.h>
 
@@ -16,6 +17,9 @@
 
 /* reads in a row, before others have their turn */
 #define NGX_HTTP_CLAWD_REDIS_READS   16
+
+/* of an argument, or of all: type, length, line end */
+#define NGX_HTTP_CLAWD_REDIS_HEAD    (1 + 20 + 2)
 
 
 static void ngx_http_clawd_redis_conn_timeout(ngx_event_t *ev);
@@ -34,6 +38,8 @@ static void ngx_http_clawd_redis_conn_write(ngx_event_t *wev);
 static void ngx_http_clawd_redis_conn_flush(ngx_event_t *ev);
 static void ngx_http_clawd_redis_conn_send(ngx_http_clawd_redis_conn_t *conn);
 static void ngx_http_clawd_redis_conn_shrink(u_char **buf, size_t *size);
+static u_char *ngx_http_clawd_redis_frame_head(u_char *p, u_char type,
+    size_t n);
 
 
 void
@@ -149,6 +155,10 @@ ngx_http_clawd_redis_conn_close(ngx_http_clawd_redis_conn_t *conn)
     conn->need = 1;
     conn->out_pos = 0;
     conn->out_last = 0;
+    conn->pushed = 0;
+    conn->answered = 0;
+    conn->waves[0] = 0;
+    conn->waves[1] = 0;
 
     ngx_http_clawd_redis_conn_shrink(&conn->in, &conn->in_size);
     ngx_http_clawd_redis_conn_shrink(&conn->out, &conn->out_size);
@@ -275,8 +285,16 @@ ngx_http_clawd_redis_conn_stay(ngx_connection_t *c)
 void
 ngx_http_clawd_redis_conn_poll(ngx_http_clawd_redis_conn_t *conn)
 {
+    ngx_event_t  *rev;
+
     if (conn->open) {
-        ngx_http_clawd_redis_conn_read(conn->peer.connection->read);
+        rev = conn->peer.connection->read;
+
+        /* else recv() believes the last event, and does not look */
+
+        rev->available = -1;
+
+        ngx_http_clawd_redis_conn_read(rev);
     }
 }
 
@@ -363,6 +381,7 @@ ngx_http_clawd_redis_conn_replies(ngx_http_clawd_redis_conn_t *conn)
 
         conn->in_pos = end - conn->in;
         conn->need = 1;
+        conn->answered++;
 
         result = conn->reply(conn, &conn->resp);
 
@@ -371,6 +390,10 @@ ngx_http_clawd_redis_conn_replies(ngx_http_clawd_redis_conn_t *conn)
         {
             return result;
         }
+    }
+
+    if (conn->out_pos < conn->out_last) {
+        ngx_post_event(&conn->flush, &ngx_posted_events);
     }
 
     return NGX_HTTP_CLAWD_REDIS_OK;
@@ -483,6 +506,7 @@ ngx_http_clawd_redis_conn_push(ngx_http_clawd_redis_conn_t *conn,
 
     ngx_memcpy(conn->out + conn->out_last, bytes, len);
     conn->out_last += len;
+    conn->pushed++;
 
     ngx_post_event(&conn->flush, &ngx_posted_events);
 
@@ -501,10 +525,27 @@ ngx_http_clawd_redis_conn_write(ngx_event_t *wev)
 }
 
 
+/*
+ * Waking the server and hearing of its answer cost each write more than what is
+ * in it.  So a busy server gets the next ones when it has answered the last but
+ * one, in one piece; one that has nothing to do waits for nothing.
+ */
+
 static void
 ngx_http_clawd_redis_conn_flush(ngx_event_t *ev)
 {
-    ngx_http_clawd_redis_conn_send(ev->data);
+    ngx_http_clawd_redis_conn_t  *conn;
+
+    conn = ev->data;
+
+    if (conn->answered < conn->waves[0] || conn->out_pos == conn->out_last) {
+        return;
+    }
+
+    conn->waves[0] = conn->waves[1];
+    conn->waves[1] = conn->pushed;
+
+    ngx_http_clawd_redis_conn_send(conn);
 }
 
 
@@ -590,6 +631,56 @@ ngx_http_clawd_redis_format_free(u_char *bytes)
     if (bytes) {
         redisFreeCommand((char *) bytes);
     }
+}
+
+
+u_char *
+ngx_http_clawd_redis_frame(ngx_uint_t argc, ngx_str_t *argv, size_t *len,
+    ngx_log_t *log)
+{
+    size_t       size;
+    u_char      *bytes, *p;
+    ngx_uint_t   i;
+
+    size = NGX_HTTP_CLAWD_REDIS_HEAD;
+
+    for (i = 0; i < argc; i++) {
+        size += NGX_HTTP_CLAWD_REDIS_HEAD + argv[i].len + 2;
+    }
+
+    bytes = ngx_alloc(size, log);
+    if (bytes == NULL) {
+        return NULL;
+    }
+
+    p = ngx_http_clawd_redis_frame_head(bytes, '*', argc);
+
+    for (i = 0; i < argc; i++) {
+        p = ngx_http_clawd_redis_frame_head(p, '$', argv[i].len);
+
+        if (argv[i].len) {
+            p = ngx_cpymem(p, argv[i].data, argv[i].len);
+        }
+
+        *p++ = CR;
+        *p++ = LF;
+    }
+
+    *len = p - bytes;
+
+    return bytes;
+}
+
+
+static u_char *
+ngx_http_clawd_redis_frame_head(u_char *p, u_char type, size_t n)
+{
+    *p++ = type;
+    p = ngx_http_clawd_number(p, n);
+    *p++ = CR;
+    *p++ = LF;
+
+    return p;
 }
 
 

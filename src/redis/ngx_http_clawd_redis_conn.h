@@ -68,6 +68,11 @@ struct ngx_http_clawd_redis_conn_s {
     size_t                          out_pos;
     size_t                          out_last;
 
+    /* commands: pushed, answered, pushed up to the last two writes */
+    ngx_uint_t                      pushed;
+    ngx_uint_t                      answered;
+    ngx_uint_t                      waves[2];
+
     ngx_http_clawd_resp_t           resp;
     unsigned                        open:1;
 };
@@ -90,8 +95,9 @@ void ngx_http_clawd_redis_conn_fail(ngx_http_clawd_redis_conn_t *conn,
 void ngx_http_clawd_redis_conn_poll(ngx_http_clawd_redis_conn_t *conn);
 
 /*
- * Appends to what goes out in this turn of the event loop.  NGX_OK, or
- * NGX_ERROR on allocation failure, with nothing appended.
+ * Appends to what goes out in this turn of the event loop, or when the first of
+ * two writes that are not answered yet is.  NGX_OK, or NGX_ERROR on allocation
+ * failure, with nothing appended.
  */
 ngx_int_t ngx_http_clawd_redis_conn_push(ngx_http_clawd_redis_conn_t *conn,
     u_char *bytes, size_t len);
@@ -100,6 +106,13 @@ ngx_int_t ngx_http_clawd_redis_conn_push(ngx_http_clawd_redis_conn_t *conn,
 u_char *ngx_http_clawd_redis_format(ngx_uint_t argc, ngx_str_t *argv,
     size_t *len);
 void ngx_http_clawd_redis_format_free(u_char *bytes);
+
+/*
+ * The same for a script's many arguments, for which hiredis, which formats all
+ * else, needs the time of a whole request.  For ngx_free().
+ */
+u_char *ngx_http_clawd_redis_frame(ngx_uint_t argc, ngx_str_t *argv,
+    size_t *len, ngx_log_t *log);
 
 /* format() and push(). */
 ngx_int_t ngx_http_clawd_redis_conn_command(ngx_http_clawd_redis_conn_t *conn,

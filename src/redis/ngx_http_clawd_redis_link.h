@@ -60,6 +60,7 @@ struct ngx_http_clawd_redis_s {
     ngx_event_t                     timer;       /* of the head's deadline */
     ngx_event_t                     retry;
     ngx_uint_t                      attempts;    /* without a use, in a row */
+    ngx_msec_t                      replica_at;  /* writing was refused */
 
     /* the greeting */
     ngx_uint_t                      steps;       /* without a reply yet */
@@ -79,7 +80,7 @@ struct ngx_http_clawd_redis_s {
     ngx_msec_t                      offset_rtt;
     ngx_msec_t                      offset_at;
     unsigned                        offset_known:1;
-    unsigned                        replica:1;   /* the last one was one */
+    unsigned                        replica:1;   /* replica_at is valid */
     unsigned                        pinging:1;   /* ping waits for a reply */
 };
 

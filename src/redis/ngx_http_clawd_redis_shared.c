@@ -76,7 +76,8 @@ ngx_http_clawd_redis_good(ngx_http_clawd_redis_shared_t *shared,
     }
 
     if (shared->told == 0
-        || ngx_current_msec - shared->bad_at < NGX_HTTP_CLAWD_REDIS_QUIET
+        || (ngx_msec_int_t) (ngx_current_msec - shared->bad_at)
+           < NGX_HTTP_CLAWD_REDIS_QUIET
         || ngx_http_clawd_redis_line(shared, 0) != NGX_OK)
     {
         return;
@@ -107,7 +108,10 @@ ngx_http_clawd_redis_bad(ngx_http_clawd_redis_shared_t *shared,
 }
 
 
-/* NGX_OK for one process, once in a while: the line is its to write */
+/*
+ * NGX_OK for one process, once in a while: the line is its to write.  What
+ * another process noted may be ahead of the time that this one knows.
+ */
 
 static ngx_int_t
 ngx_http_clawd_redis_line(ngx_http_clawd_redis_shared_t *shared,
@@ -118,7 +122,7 @@ ngx_http_clawd_redis_line(ngx_http_clawd_redis_shared_t *shared,
     at = shared->told_at;
     now = ngx_max(ngx_current_msec, 1);
 
-    if ((at && now - at < NGX_HTTP_CLAWD_REDIS_QUIET)
+    if ((at && (ngx_msec_int_t) (now - at) < NGX_HTTP_CLAWD_REDIS_QUIET)
         || !ngx_atomic_cmp_set(&shared->told_at, at, now))
     {
         return NGX_DECLINED;
@@ -144,7 +148,8 @@ ngx_http_clawd_redis_probe(ngx_http_clawd_redis_shared_t *shared,
     pid = shared->probe;
 
     if (pid && pid != (ngx_atomic_uint_t) ngx_pid
-        && ngx_current_msec - shared->probe_at > NGX_HTTP_CLAWD_REDIS_STALE)
+        && (ngx_msec_int_t) (ngx_current_msec - shared->probe_at)
+           > NGX_HTTP_CLAWD_REDIS_STALE)
     {
         (void) ngx_atomic_cmp_set(&shared->probe, pid, 0);
     }

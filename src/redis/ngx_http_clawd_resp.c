@@ -9,11 +9,15 @@
 /* the shortest value: "+", CR, LF */
 #define NGX_HTTP_CLAWD_RESP_LEAST  3
 
+/* so many digits are within 64 bits, whatever they are */
+#define NGX_HTTP_CLAWD_RESP_SHORT  18
+
 
 static ngx_int_t ngx_http_clawd_resp_item(ngx_http_clawd_resp_item_t *item,
     u_char **pos, u_char *last, size_t *missing);
 static ngx_int_t ngx_http_clawd_resp_bulk(ngx_http_clawd_resp_item_t *item,
     u_char *p, u_char **pos, u_char *last, size_t *missing);
+static u_char *ngx_http_clawd_resp_short(u_char *p, u_char *last, int64_t *n);
 static u_char *ngx_http_clawd_resp_line(u_char *p, u_char *last,
     ngx_int_t *rc);
 static ngx_int_t ngx_http_clawd_resp_integer(u_char *p, u_char *last,
@@ -92,6 +96,23 @@ ngx_http_clawd_resp_item(ngx_http_clawd_resp_item_t *item, u_char **pos,
     ngx_int_t   rc;
 
     p = *pos;
+
+    if (p < last && *p == ':') {
+
+        /* what a script returns */
+
+        eol = ngx_http_clawd_resp_short(p + 1, last, &item->integer);
+
+        if (eol) {
+            item->type = NGX_HTTP_CLAWD_RESP_INTEGER;
+            item->text.data = p + 1;
+            item->text.len = eol - (p + 1);
+
+            *pos = eol + 2;
+
+            return NGX_OK;
+        }
+    }
 
     if (p < last && ngx_strlchr((u_char *) "+-:$*", (u_char *) "+-:$*" + 5, *p)
                     == NULL)
@@ -194,6 +215,43 @@ ngx_http_clawd_resp_bulk(ngx_http_clawd_resp_item_t *item, u_char *p,
     *pos = p + len + 2;
 
     return NGX_OK;
+}
+
+
+/*
+ * An integer and its whole line in one pass: the CR.  NULL: it is longer, not
+ * there yet or malformed, and has to be looked at more closely.
+ */
+
+static u_char *
+ngx_http_clawd_resp_short(u_char *p, u_char *last, int64_t *n)
+{
+    u_char      *digits;
+    int64_t      value;
+    ngx_uint_t   negative;
+
+    negative = (p < last && *p == '-');
+    p += negative;
+
+    digits = p;
+
+    for (value = 0;
+         p < last && p - digits < NGX_HTTP_CLAWD_RESP_SHORT
+         && *p >= '0' && *p <= '9';
+         p++)
+    {
+        value = value * 10 + (*p - '0');
+    }
+
+    if (p == digits || last - p < 2 || p[0] != CR || p[1] != LF
+        || (*digits == '0' && (p - digits > 1 || negative)))
+    {
+        return NULL;
+    }
+
+    *n = negative ? -value : value;
+
+    return p;
 }
 
 

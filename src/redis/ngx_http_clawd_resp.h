@@ -16,7 +16,7 @@
 #pragma GCC visibility push(hidden)
 
 
-#define NGX_HTTP_CLAWD_RESP_ITEMS   256      /* values of a reply, in all */
+#define NGX_HTTP_CLAWD_RESP_ITEMS   1024     /* values of a reply, in all */
 #define NGX_HTTP_CLAWD_RESP_DEPTH   3        /* arrays in arrays */
 #define NGX_HTTP_CLAWD_RESP_LINE    1024
 #define NGX_HTTP_CLAWD_RESP_BULK    65536

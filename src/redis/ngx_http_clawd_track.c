@@ -536,9 +536,12 @@ ngx_http_clawd_track_failed(ngx_http_clawd_redis_conn_t *conn,
             delay = NGX_HTTP_CLAWD_TRACK_REFUSED;
         }
 
-        /* while Redis is down, the link says so */
+        /* while Redis is down, the link says so, which may not be up yet */
 
-        if (track->shared->up && !track->logged) {
+        if (!track->logged
+            && (track->shared->up
+                || (track->refused && track->shared->bad_at == 0)))
+        {
             track->logged = 1;
             ngx_log_error(NGX_LOG_ERR, track->log, conn->err,
                           "Redis \"%V\" does not tell of changes (%V): %s; "

@@ -4,7 +4,7 @@ import pytest
 
 pytest.register_assert_rewrite("harness")
 
-from harness import Gateway, Llama, Ollama  # noqa: E402
+from harness import Gateway, Llama, Ollama, Redis  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -28,19 +28,26 @@ def upstream(request):
 
 @pytest.fixture
 def start_gateway(tmp_path_factory):
-    """start_gateway(upstream or "host:port", directives="")."""
+    """start_gateway(upstream or "host:port", directives="", http="")."""
     gateways = []
 
-    def start(upstream, directives=""):
+    def start(upstream, directives="", http=""):
         address = getattr(upstream, "address", upstream)
         gateways.append(Gateway(tmp_path_factory.mktemp("nginx"), address,
-                                directives))
+                                directives, http))
         return gateways[-1]
 
     yield start
 
     for gateway in gateways:
         gateway.check()
+
+
+@pytest.fixture
+def redis(tmp_path_factory):
+    server = Redis(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.stop()
 
 
 @pytest.fixture

@@ -196,6 +196,7 @@ http {{
     clawd_zone clawd:16m;
     clawd_token {user_token} user=alice;
     clawd_token {admin_token} user=root role=admin;
+    {http}
 
     include {root}/clawd_log.conf;
     access_log access.log clawd_json;
@@ -227,6 +228,22 @@ http {{
 """
 
 
+class Redis(Server):
+    """A real Redis on a socket; commands go through redis-cli."""
+
+    def __init__(self, folder):
+        self.socket = folder / "redis.sock"
+        super().__init__(folder, ["redis-server", "--port", "0", "--save", "",
+                                  "--unixsocket", self.socket])
+        wait_until("Redis", lambda: self.socket.exists()
+                   and self("PING") == "PONG")
+
+    def __call__(self, *words):
+        return subprocess.run(
+            ["redis-cli", "-s", self.socket, *map(str, words)],
+            capture_output=True, text=True, check=True).stdout.strip()
+
+
 class Metrics:
     """One scrape."""
 
@@ -247,7 +264,7 @@ class Metrics:
 class Gateway(Server):
     """NGINX with the module in front of one upstream."""
 
-    def __init__(self, folder, upstream, directives=""):
+    def __init__(self, folder, upstream, directives="", http=""):
         self.port = free_port()
         self.metrics_port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -259,7 +276,7 @@ class Gateway(Server):
             module=module(folder.parent), root=ROOT, upstream=upstream,
             port=self.port, metrics_port=self.metrics_port,
             user_token=USER_TOKEN, admin_token=ADMIN_TOKEN,
-            directives=directives))
+            directives=directives, http=http))
         nginx = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
         super().__init__(folder, [nginx, "-e", self.error_log,
                                   "-p", f"{folder}/", "-c", conf,

@@ -192,7 +192,8 @@ class Page:
         self.chat()
         state = "clawd:{alice}:u:alice"
         self.redis("DEL", state)
-        self.chat()
+        self.report.soon("after a pause she is served again",
+                         lambda: self.status() == 200, 4)
         self.report.equal("deleting the state does not reset",
                           self.redis.used("alice"), 100)
 

@@ -5,14 +5,17 @@ lost or charged twice.
     outages.py [PART ...]
 """
 
+import re
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
 
-from harness import (REDIS_TIMEOUT, Gateway, Redis, Report, Stream, Upstream,
-                     digest, free_port, noon_zone, wait_for)
+from harness import (REDIS_TIMEOUT, Client, Folder, Gateway, Redis, RedisError,
+                     Report, Stream, Upstream, digest, free_port, noon_zone,
+                     wait_for)
 
 # Several words of Redis, and what a busy machine adds.
 
@@ -49,6 +52,18 @@ class Outage:
                 wait_for("the first answer", lambda g=gateway: g.chat(
                     TOKEN, script="fast tokens=1,1", user="alice").status
                     == 200)
+
+    @classmethod
+    def of(cls, report, redis, link):
+        """A gateway of a Redis that is there, linked as told."""
+
+        outage = cls.__new__(cls)
+        outage.report = report
+        outage.redis = redis
+        outage.upstream = Upstream()
+        outage.gateway = Gateway(outage.upstream, redis, link=link).start()
+        outage.gateways = [outage.gateway]
+        return outage
 
     def chat(self, gateway=None, token=TOKEN, tokens="30,20", max_tokens=20):
         """Status, and the seconds that it took."""
@@ -148,7 +163,7 @@ def dies(report):
     report.check("streams end as if nothing was", all(
         "data: [DONE]" in s.to_end() for s in streams))
     report.soon("their usage is in the file", outage.spool, 5)
-    report.check("spooled are counted", (outage.gateway.metric(
+    report.soon("spooled are counted", lambda: (outage.gateway.metric(
         "clawdbot_ledger_spooled_total") or 0) >= 1)
     outage.redis.start()
     outage.back()
@@ -221,6 +236,157 @@ def hangs(report):
     outage.back()
     outage.exact()
     outage.close()
+
+
+def leaves(report):
+    """Clients leave while their requests wait for Redis; its late answers
+    must find nobody, and charge nobody."""
+
+    outage = Outage(report)
+    outage.redis.pause()
+    for _ in range(20):
+        stream = Stream(outage.gateway, TOKEN, "alice", "fast")
+        stream.close()
+    outage.redis.resume()
+    outage.back()
+    outage.exact()
+    outage.close()
+
+
+def due(report):
+    """Answers end while Redis is away; before their usage is in the file, the
+    workers are killed: what is due stands in shared memory."""
+
+    outage = Outage(report)
+    streams = [Stream(outage.gateway, TOKEN, "alice", "hold=0.5 tokens=30,20")
+               for _ in range(4)]
+    report.equal("streams run", [s.status() for s in streams], [200] * 4)
+    outage.redis.kill()
+    for stream in streams:
+        stream.to_end()
+    for pid in outage.gateway.workers():
+        outage.gateway.kill_worker(pid)
+    outage.redis.start()
+    outage.back()
+    outage.exact()
+    outage.stays_exact()
+    outage.close()
+
+
+def orphaned(report):
+    """Workers are killed with streams running while Redis is away: their
+    estimates stay charged, their places come back with Redis."""
+
+    outage = Outage(report)
+    outage.redis("HSET", "clawd:user:alice", "concurrency", 3)
+    before = outage.redis.used("alice")
+    streams = [Stream(outage.gateway, TOKEN, "alice") for _ in range(3)]
+    report.equal("streams run", [s.status() for s in streams], [200] * 3)
+    reserved = outage.redis.used("alice") - before
+    outage.redis.kill()
+    for pid in outage.gateway.workers():
+        outage.gateway.kill_worker(pid)
+    outage.redis.start()
+    report.soon("their places are back", lambda: outage.redis.in_flight(
+        "alice") == 0, BACK)
+    report.equal("what they had reserved is charged",
+                 outage.redis.used("alice") - before, reserved)
+    outage.back()
+    outage.close()
+
+
+def busy(report):
+    """A script of somebody else's keeps Redis busy."""
+
+    outage = Outage(report)
+    outage.redis("CONFIG", "SET", "lua-time-limit", 50)
+
+    def spin():
+        try:
+            outage.redis("EVAL", "while true do end", 0)
+        except (OSError, RedisError):
+            pass
+
+    thread = threading.Thread(target=spin)
+    thread.start()
+    wait_for("Redis to be busy", lambda: not outage.redis.answers())
+    outage.refused("Redis is busy")
+    outage.down()
+    outage.redis("SCRIPT", "KILL")
+    thread.join()
+    outage.back()
+    outage.exact()
+    outage.close()
+
+
+def replicas(report):
+    """Redis wants replicas before it writes, and has none."""
+
+    outage = Outage(report)
+    outage.redis("CONFIG", "SET", "min-replicas-to-write", 1)
+    outage.refused("NOREPLICAS")
+    outage.down("loading")
+    outage.redis("CONFIG", "SET", "min-replicas-to-write", 0)
+    outage.back()
+    outage.exact()
+    outage.close()
+
+
+def unix(report):
+    """The link through a socket in the file system."""
+
+    path = Folder("socket").path / "redis"
+    redis = Redis("none", ["--unixsocket", path]).start()
+    admin(redis)
+    outage = Outage.of(report, redis, f"unix:{path}")
+    outage.back()
+    redis("HSET", "clawd:user:alice", "disabled", 1)
+    report.soon("changes are heard", lambda: outage.chat()[0] == 401, 1.5)
+    redis("HSET", "clawd:user:alice", "disabled", 0)
+    redis.kill()
+    outage.refused("Redis is dead")
+    redis.start()
+    admin(redis)
+    outage.back()
+    outage.exact()
+    outage.close()
+
+
+def tls(report):
+    """TLS: with the right authority, and not with another."""
+
+    folder = Folder("tls").path
+    for name in ("right", "wrong"):
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes",
+             "-subj", "/CN=redis.example", "-addext",
+             "subjectAltName=DNS:redis.example", "-days", "2", "-keyout",
+             folder / f"{name}.key", "-out", folder / f"{name}.pem"],
+            check=True, capture_output=True)
+
+    port = free_port()
+    redis = Redis("none", [
+        "--tls-port", port, "--tls-cert-file", folder / "right.pem",
+        "--tls-key-file", folder / "right.key", "--tls-ca-cert-file",
+        folder / "right.pem", "--tls-auth-clients", "no"]).start()
+    admin(redis)
+    link = f"rediss://127.0.0.1:{port}"
+
+    outage = Outage.of(report, redis, f"{link} ca={folder}/right.pem "
+                    "name=redis.example")
+    outage.back()
+    outage.exact()
+    redis("HSET", "clawd:user:alice", "disabled", 1)
+    report.soon("changes are heard", lambda: outage.chat()[0] == 401, 1.5)
+    redis("HSET", "clawd:user:alice", "disabled", 0)
+    outage.close()
+
+    for what, options in (
+            ("another authority", f"ca={folder}/wrong.pem name=redis.example"),
+            ("another name", f"ca={folder}/right.pem name=other.example")):
+        outage = Outage.of(report, redis, f"{link} {options}")
+        outage.refused(what)
+        outage.close()
 
 
 class Deaf:
@@ -316,6 +482,25 @@ def numbers(report):
             statuses.add(outage.gateway.get("/v1/usage", TOKEN).status)
     report.check("all is answered", statuses <= {200, 429, 503},
                  str(sorted(statuses)))
+
+    # broken while a request runs: what it used is settled, and done with
+
+    outage.redis("DEL", key)
+    outage.redis("HSET", key, *kept)
+    outage.back()
+    stream = Stream(outage.gateway, TOKEN, "alice", "hold=1 tokens=30,20")
+    report.equal("a stream runs", stream.status(), 200)
+    outage.redis("HSET", key, "mi", "9223372036854774784")
+    stream.to_end()
+    time.sleep(0.5)
+
+    def asked():
+        stats = outage.redis("INFO", "commandstats")
+        return int(re.search(r"cmdstat_evalsha:calls=(\d+)", stats).group(1))
+
+    before = asked()
+    time.sleep(1.2)
+    report.equal("it is not told over and over", asked(), before)
     outage.close()
 
 
@@ -355,12 +540,9 @@ def password(report):
     """The gateway's password is wrong, until Redis's is that one."""
 
     redis = Redis("none", ["--requirepass", "right"]).start()
-    upstream = Upstream()
-    gateway = Gateway(upstream, redis, link=f"redis://127.0.0.1:{redis.port}"
-                      " password=wrong-secret").start()
-    outage = Outage.__new__(Outage)
-    outage.report, outage.redis, outage.upstream = report, redis, upstream
-    outage.gateway = gateway
+    outage = Outage.of(report, redis, f"redis://127.0.0.1:{redis.port}"
+                       " password=wrong-secret")
+    gateway = outage.gateway
 
     outage.refused("a wrong password")
     outage.down("auth")
@@ -370,7 +552,6 @@ def password(report):
     report.check("it does not fill the log", len(log.splitlines()) < 80,
                  f"{len(log.splitlines())} lines")
 
-    from harness import Client
     client = Client(redis.port)
     client("AUTH", "right")
     client("CONFIG", "SET", "requirepass", "wrong-secret")
@@ -379,8 +560,7 @@ def password(report):
     client.close()
     report.soon("with the right one it works", lambda: outage.chat()[0] == 200,
                 BACK)
-    gateway.stop()
-    report.clean(gateway)
+    outage.close()
 
 
 def permission(report):
@@ -390,12 +570,9 @@ def permission(report):
     admin(redis)
     redis("ACL", "SETUSER", "clawd", "reset", "on", ">secret-of-clawd",
           "~clawd:*", "&*", "+@all", "-evalsha")
-    upstream = Upstream()
-    gateway = Gateway(upstream, redis, link=f"redis://127.0.0.1:{redis.port}"
-                      " user=clawd password=secret-of-clawd").start()
-    outage = Outage.__new__(Outage)
-    outage.report, outage.redis, outage.upstream = report, redis, upstream
-    outage.gateway = gateway
+    outage = Outage.of(report, redis, f"redis://127.0.0.1:{redis.port}"
+                       " user=clawd password=secret-of-clawd")
+    gateway = outage.gateway
 
     outage.refused("no permission")
     report.check("an error of class auth is counted", (gateway.metric(
@@ -404,8 +581,7 @@ def permission(report):
     redis("ACL", "SETUSER", "clawd", "+evalsha")
     report.soon("with it, it works", lambda: outage.chat()[0] == 200, BACK)
     outage.exact()
-    gateway.stop()
-    report.clean(gateway)
+    outage.close()
 
 
 def untracked(report):
@@ -415,20 +591,15 @@ def untracked(report):
     admin(redis)
     redis("ACL", "SETUSER", "clawd", "reset", "on", ">secret", "~clawd:*",
           "resetchannels", "+@all", "-subscribe", "-client|tracking")
-    upstream = Upstream()
-    gateway = Gateway(upstream, redis, link=f"redis://127.0.0.1:{redis.port}"
-                      " user=clawd password=secret").start()
-    outage = Outage.__new__(Outage)
-    outage.report, outage.redis, outage.upstream = report, redis, upstream
-    outage.gateway = gateway
+    outage = Outage.of(report, redis, f"redis://127.0.0.1:{redis.port}"
+                       " user=clawd password=secret")
 
     report.soon("it works", lambda: outage.chat()[0] == 200, BACK)
     redis("HSET", "clawd:user:alice", "disabled", 1)
     report.soon("blocked", lambda: outage.chat()[0] == 401, 1.5)
     redis("HSET", "clawd:user:alice", "disabled", 0)
     report.soon("unblocked", lambda: outage.chat()[0] == 200, 1.5)
-    gateway.stop()
-    report.clean(gateway)
+    outage.close()
 
 
 def away(outage, count):
@@ -513,11 +684,41 @@ def offline_restart(report):
     outage.close()
 
 
+def twice(report):
+    """The same file once more, as after a crash between settling and
+    removing it: charges with and without a reservation are made once."""
+
+    outage = Outage(report, on_down="open")
+    stream = Stream(outage.gateway, TOKEN, "alice", "hold=1 tokens=30,20")
+    report.equal("a stream runs", stream.status(), 200)
+    outage.redis.kill()
+    away(outage, 20)
+    stream.to_end()
+    outage.gateway.stop()
+    kept = [(path, path.read_bytes()) for path in outage.spool()]
+    report.check("usage is in the file", bool(kept))
+    outage.redis.start()
+
+    for what in ("once", "and once more"):
+        print(f"       {what}")
+        for path, data in kept:
+            path.write_bytes(data)
+        outage.gateway.start()
+        outage.back()
+        report.soon("the file is empty", lambda: not outage.spool(), BACK)
+        outage.exact()
+        outage.gateway.stop()
+
+    report.clean(outage.gateway)
+
+
 PARTS = {"late": late, "dies": dies, "restarted": restarted, "killed": killed,
-         "hangs": hangs, "full": full, "readonly": readonly,
+         "hangs": hangs, "leaves": leaves, "due": due,
+         "orphaned": orphaned, "busy": busy, "replicas": replicas,
+         "full": full, "readonly": readonly, "unix": unix, "tls": tls,
          "password": password, "permission": permission,
          "untracked": untracked, "local": local, "open": open_,
-         "offline": offline_restart, "ends": ends, "numbers": numbers,
+         "offline": offline_restart, "twice": twice, "ends": ends, "numbers": numbers,
          "left": lambda report: left(report, False),
          "left-gated": lambda report: left(report, True)}
 

@@ -167,19 +167,21 @@ def free_port():
 
 class Nginx:
 
-    def __init__(self, upstream_ports):
+    def __init__(self, upstream_ports, config=CONFIG, count=WORKERS, **values):
+        self.count = count
         self.dir = Path(tempfile.mkdtemp(prefix="clawd-hostile-"))
         self.port = free_port()
         self.metrics_port = free_port()
-        (self.dir / "nginx.conf").write_text(CONFIG.format(
-            dir=self.dir, workers=WORKERS, token=TOKEN.decode(), port=self.port,
+        (self.dir / "nginx.conf").write_text(config.format(
+            dir=self.dir, workers=count, token=TOKEN.decode(), port=self.port,
             metrics=self.metrics_port, kept=upstream_ports[0],
-            wild=upstream_ports[1]))
+            wild=upstream_ports[1], **values))
 
     def start(self):
         report = f"log_path={self.dir}/sanitizer"
         env = dict(os.environ,
-                   ASAN_OPTIONS=f"{report}:detect_stack_use_after_return=1",
+                   ASAN_OPTIONS=f"{report}:detect_stack_use_after_return=1"
+                                ":quarantine_size_mb=16",
                    UBSAN_OPTIONS=f"{report}:print_stacktrace=1",
                    LSAN_OPTIONS=f"suppressions={ROOT}/t/lib/lsan.supp:"
                                 "print_suppressions=0")
@@ -192,7 +194,7 @@ class Nginx:
         for _ in range(600):
             if self.process.poll() is not None:
                 break
-            if len(self.workers()) == WORKERS and self.page():
+            if len(self.workers()) == self.count and self.page():
                 self.born = self.workers()
                 return
             time.sleep(0.05)

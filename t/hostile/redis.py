@@ -21,6 +21,10 @@ import time
 
 ALL = 0x7fffffffffffffff
 
+# Numbers at which sums overflow, beside any others.
+
+EDGES = [ALL, -ALL - 1, ALL - 1, -ALL, 0, -1, 1, 1 << 62, 1 << 32]
+
 ERRORS = [
     b"NOAUTH Authentication required.", b"WRONGPASS no", b"NOPERM no",
     b"LOADING Redis is loading", b"BUSY running a script", b"MASTERDOWN no",
@@ -42,21 +46,28 @@ def array(*values):
     return b"*%d\r\n%s" % (len(values), b"".join(values))
 
 
+def number(r):
+    return r.choice(EDGES) if r.random() < 0.5 else r.randint(-ALL - 1, ALL)
+
+
 # Replies within the protocol that may answer anything, each a function of a
 # random source.
 
 VALID = [
     lambda r: b"+OK\r\n",
     lambda r: b"+" + b"x" * r.randrange(1024) + b"\r\n",
-    lambda r: b":%d\r\n" % r.randint(-ALL - 1, ALL),
+    lambda r: b":%d\r\n" % number(r),
     lambda r: b"$-1\r\n",
     lambda r: b"*-1\r\n",
     lambda r: b"*0\r\n",
     lambda r: bulk(r.randbytes(r.choice([0, 1, 40, 5000, 65536]))),
     lambda r: bulk(b"run_id:" + b"f" * r.randrange(90)),
     lambda r: bulk(b"\r\nrun_id:"),
-    lambda r: array(*[b":%d\r\n" % r.randint(-ALL - 1, ALL)
+    lambda r: array(*[b":%d\r\n" % number(r)
                       for _ in range(r.choice([1, 2, 12, 15, 16, 255]))]),
+    lambda r: array(b":%d\r\n" % r.randrange(6),
+                    *[b":%d\r\n" % number(r)
+                      for _ in range(r.choice([11, 14]))]),
     lambda r: array(*[bulk(r.randbytes(r.randrange(40)))
                       for _ in range(r.randrange(20))]),
     lambda r: array(array(array(b":1\r\n", b"$-1\r\n")), b"*0\r\n"),
@@ -260,10 +271,17 @@ class Connection:
                 return array(bulk(b"pong"), bulk(b""))
             return b"+PONG\r\n"
         if word == b"HGETALL":
-            return array(bulk(b"user"), bulk(b"alice"))
+            if command[1].startswith(b"clawd:key:"):
+                return array(bulk(b"user"), bulk(b"alice"))
+            return array(bulk(b"tokens_per_day"), bulk(b"1000000"))
         if word == b"EVALSHA":
-            return array(*[b":%d\r\n" % self.r.randrange(10 ** 6)
-                           for _ in range(15)])
+            # of RESERVE, SETTLE and BEAT, by what they are asked
+            now = time.time_ns() // 1000
+            usage = [0, now] + [self.r.randrange(10 ** 6) for _ in range(9)]
+            args = len(command) - 6
+            told = ([1, 0, now, 1] + usage if args >= 14 else
+                    [1] + usage if args >= 10 else [0])
+            return array(*[b":%d\r\n" % n for n in told])
         return b"+OK\r\n"
 
     def shape(self, command):

@@ -974,6 +974,43 @@ test_negative(void **state)
 }
 
 
+/* That a plan or a user has no record is kept like any that was found. */
+
+static void
+test_absent(void **state)
+{
+    u_char      digest[32];
+    ngx_str_t   key;
+    ngx_uint_t  i;
+
+    test_start(128 * 1024);
+    test_fill(1000);
+
+    put(PLAN, "default", NULL);
+    assert_says(PLAN, "default", 0, "none");
+
+    put(USER, "static", NULL);
+    assert_says(USER, "static", 0, "none");
+
+    key.data = digest;
+    key.len = 32;
+    memset(digest, 0x5a, sizeof(digest));
+
+    for (i = 0; i < 10000; i++) {
+        memcpy(digest, &i, sizeof(i));
+        make(NULL);
+        ngx_http_clawd_cache_put(zone, KEY, &key,
+                                 ngx_http_clawd_cache_mark(zone, KEY, &key),
+                                 &rec);
+    }
+
+    assert_says(PLAN, "default", 0, "none");
+    assert_says(USER, "static", 0, "none");
+
+    test_end();
+}
+
+
 /* Of a full set the longest unused one goes. */
 
 static void
@@ -1133,6 +1170,7 @@ main(void)
         cmocka_unit_test(test_hash),
         cmocka_unit_test(test_flood),
         cmocka_unit_test(test_negative),
+        cmocka_unit_test(test_absent),
         cmocka_unit_test(test_oldest),
         cmocka_unit_test(test_killed)
     };

@@ -205,7 +205,7 @@ test_lengths(void **state)
     refuse("$4294967297\r\n");
     refuse("$99999999999999999999\r\n");
     refuse("*-2\r\n");
-    refuse("*256\r\n");
+    refuse("*1024\r\n");
     refuse("*100000000\r\n");
     refuse("*9223372036854775807\r\n");
     piece("*255\r\n");
@@ -268,8 +268,8 @@ test_items(void **state)
     u_char     *end;
     static char text[8192];
 
-    n = (size_t) sprintf(text, "*255\r\n");
-    while (n < 6 + 255 * 4) {
+    n = (size_t) sprintf(text, "*1023\r\n");
+    while (n < 7 + 1023 * 4) {
         n += (size_t) sprintf(text + n, ":1\r\n");
     }
 
@@ -281,8 +281,8 @@ test_items(void **state)
 
     /* values that are due count, before they have come */
 
-    refuse("*200\r\n*56\r\n");
-    piece("*200\r\n*55\r\n");
+    refuse("*200\r\n*824\r\n");
+    piece("*200\r\n*823\r\n");
     refuse("*2\r\n*200\r\n*54\r\n*200\r\n");
 }
 
