@@ -5,6 +5,7 @@ lost or charged twice.
     outages.py [PART ...]
 """
 
+import re
 import signal
 import socket
 import subprocess
@@ -458,6 +459,51 @@ def ends(report):
     outage.close()
 
 
+def numbers(report):
+    """A state has numbers that are none of ours: nothing comes of them."""
+
+    outage = Outage(report)
+    key = "clawd:{alice}:u:alice"
+    for limit in ("rpm", "tpm", "tokens_per_day", "tokens_per_month"):
+        outage.redis("HSET", "clawd:user:alice", limit, 100000)
+    outage.chat()
+    kept = outage.redis("HGETALL", key)
+    statuses = set()
+    for field in ("n", "rt", "tt", "mi", "mr", "mt", "dw", "du", "mw", "mu",
+                  "ep", None):
+        for number in ("9223372036854774784", "-9223372036854774784"):
+            outage.redis("DEL", key)
+            outage.redis("HSET", key, *kept)
+            outage.redis("HSET", key, *(
+                [field, number] if field else
+                [word for name in ("rt", "tt", "mi", "mr", "mt", "dw", "du",
+                                   "mw", "mu") for word in (name, number)]))
+            statuses.add(outage.chat()[0])
+            statuses.add(outage.gateway.get("/v1/usage", TOKEN).status)
+    report.check("all is answered", statuses <= {200, 429, 503},
+                 str(sorted(statuses)))
+
+    # broken while a request runs: what it used is settled, and done with
+
+    outage.redis("DEL", key)
+    outage.redis("HSET", key, *kept)
+    outage.back()
+    stream = Stream(outage.gateway, TOKEN, "alice", "hold=1 tokens=30,20")
+    report.equal("a stream runs", stream.status(), 200)
+    outage.redis("HSET", key, "mi", "9223372036854774784")
+    stream.to_end()
+    time.sleep(0.5)
+
+    def asked():
+        stats = outage.redis("INFO", "commandstats")
+        return int(re.search(r"cmdstat_evalsha:calls=(\d+)", stats).group(1))
+
+    before = asked()
+    time.sleep(1.2)
+    report.equal("it is not told over and over", asked(), before)
+    outage.close()
+
+
 def full(report):
     """No memory: nothing is admitted, what ran is settled."""
 
@@ -672,7 +718,7 @@ PARTS = {"late": late, "dies": dies, "restarted": restarted, "killed": killed,
          "full": full, "readonly": readonly, "unix": unix, "tls": tls,
          "password": password, "permission": permission,
          "untracked": untracked, "local": local, "open": open_,
-         "offline": offline_restart, "twice": twice, "ends": ends,
+         "offline": offline_restart, "twice": twice, "ends": ends, "numbers": numbers,
          "left": lambda report: left(report, False),
          "left-gated": lambda report: left(report, True)}
 
