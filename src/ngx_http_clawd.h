@@ -202,6 +202,7 @@ struct ngx_http_clawd_ctx_s {
     unsigned                    body_read:1;
     unsigned                    body_edited:1;
     unsigned                    preflight:1;
+    unsigned                    waiting:1;     /* for ask or hold */
     unsigned                    quota_asked:1; /* hold's answer is to be read */
     unsigned                    over_quota:1;  /* refused by a limit */
     unsigned                    no_retry:1;    /* the client is told so */

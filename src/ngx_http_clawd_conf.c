@@ -203,7 +203,8 @@ ngx_http_clawd_state_folder(ngx_conf_t *cf, ngx_str_t *path)
 
     if (path->len >= sizeof(dir)) {
         ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
-                      "\"clawd_state %V\": the path is too long", path);
+                      "\"clawd_state\" has a path that is too long: %V",
+                      path);
         return NGX_ERROR;
     }
 

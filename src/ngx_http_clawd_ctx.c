@@ -137,6 +137,7 @@ ngx_http_clawd_adopt_ctx(ngx_http_request_t *r)
     ngx_http_set_ctx(r, ctx, ngx_http_clawd_module);
 
     ctx->gated = 1;
+    ctx->waiting = 0;
     ctx->family = ngx_http_clawd_api_family(&r->uri);
 
     /* whatever ended the reading led here: it will not go on with the gate */

@@ -882,3 +882,29 @@ location /plain/ { proxy_pass http://127.0.0.1:$TEST_NGINX_RAND_PORT_1/; }
 --- response_headers eval
 ["Content-Type: application/json", "Content-Type: application/json",
  "!x-request-id", "Content-Type: text/html\n!x-request-id"]
+
+
+
+=== an error page leads to a location that counts tokens: so does its cap
+--- http_config eval
+main::gate_http("clawd_quota small tpm=100000;",
+                "clawd_token sk-small user=small plan=small;")
+--- config
+location / {
+    clawd_auth off;
+    error_page 502 = @again;
+    clawd_pass http://127.0.0.1:$TEST_NGINX_RAND_PORT_1;
+}
+location @again {
+    clawd_pass http://127.0.0.1:$TEST_NGINX_UPSTREAM_PORT;
+}
+--- request
+POST /v1/chat/completions
+{"model":"m","stream":true,"messages":[{"role":"user","content":"hi"}]}
+--- more_headers
+Authorization: Bearer sk-small
+--- error_code: 200
+--- response_headers_like
+x-ratelimit-remaining-tokens: 95\d\d\d
+--- error_log
+Connection refused

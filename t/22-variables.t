@@ -11,12 +11,14 @@ use lib 't/lib';
 use Clawd::Gate qw(upstream spare);
 use Clawd::Client;
 
-gate_default(http_config => gate_http(
+our @log = (
     'log_format v \'u=$clawd_user m=$clawd_model p=$clawd_prompt_tokens '
     . 'c=$clawd_completion_tokens s=$clawd_usage_source '
     . 'f=$clawd_finish_reason e=$clawd_error h=$clawd_upstream_host '
     . 'x=$clawd_upstream t=$clawd_ttft i=$clawd_request_id $status end\';',
-    'access_log logs/access.log v;'));
+    'access_log logs/access.log v;');
+
+gate_default(http_config => gate_http(@log));
 no_shuffle();
 run_tests();
 
@@ -197,6 +199,78 @@ POST /api/chat
 --- error_code: 400
 --- access_log eval
 [qr{^u=alice m=- p=- c=- s=- f=- e=duplicate_key }]
+
+
+
+=== refusals by quotas say which limit
+--- http_config eval
+main::gate_http(@main::log, 'clawd_quota default rpm=1000;',
+                map {; "clawd_quota $_ $_=0;",
+                       "clawd_token sk-$_ user=$_ plan=$_;" }
+                    qw(concurrency rpm tpm tokens_per_day tokens_per_month))
+--- request eval
+[("POST /api/chat\n{\"model\":\"m\"}") x 5]
+--- more_headers eval
+[map { "Authorization: Bearer sk-$_" }
+     qw(concurrency rpm tpm tokens_per_day tokens_per_month)]
+--- error_code eval
+[(429) x 5]
+--- access_log eval
+[qr{^u=(\w+) m=m p=- c=- s=- f=- e=\1 .* t=- i=\S+ 429 end}]
+
+
+
+=== a request that is larger than its limit
+--- http_config eval
+main::gate_http(@main::log, 'clawd_quota default tokens_per_day=10;')
+--- request
+POST /v1/chat/completions
+{"model":"m"}
+--- error_code: 400
+--- access_log eval
+[qr{^u=alice m=m p=- c=- s=- f=- e=exceeds_limit .* 400 end}]
+
+
+
+=== the ledger does not answer
+--- http_config eval
+main::gate_http(@main::log, 'clawd_redis redis://127.0.0.1:'
+                . '$TEST_NGINX_RAND_PORT_1;')
+--- request
+POST /v1/chat/completions
+{"model":"m"}
+--- error_code: 503
+--- access_log eval
+[qr{^u=- m=- p=- c=- s=- f=- e=ledger_unavailable .* 503 end}]
+--- error_log
+does not serve (connect)
+
+
+
+=== the usage of a user has no model and no upstream's figures
+--- http_config eval
+main::gate_http(@main::log, 'clawd_quota default rpm=5;')
+--- request
+GET /v1/usage
+--- error_code: 200
+--- access_log eval
+[qr{^u=alice m=- p=- c=- s=- f=- e=- .* t=- i=\S+ 200 end}]
+
+
+
+=== whoever comes without a token, where there are quotas
+--- http_config eval
+main::gate_http(@main::log, 'clawd_quota default rpm=5;')
+--- config
+location / {
+    clawd_auth off;
+    clawd_pass http://127.0.0.1:$TEST_NGINX_UPSTREAM_PORT;
+}
+--- request
+POST /v1/chat/completions
+{"model":"m"}
+--- access_log eval
+[qr{^u=anonymous m=m p=3 c=2 s=upstream f=stop e=- }]
 
 
 

@@ -195,6 +195,81 @@ sub times {
                    'one connection');
 }
 
+# The ledger's families are there where it is, with their types, and of Redis
+# where that is.
+
+sub families {
+    my ($want, @types) = @_;
+
+    for my $accept ('text/plain',
+                    'application/openmetrics-text; version=1.0.0') {
+        my $page = exchange('GET', '/metrics', undef, Accept => $accept)->{body};
+
+        for (@types) {
+            my ($name, $type) = split ' ';
+
+            # in OpenMetrics a counter's family has no _total
+
+            my $family = $accept =~ /openmetrics/ ? $name =~ s/_total$//r
+                                                  : $name;
+            my $there = () = $page =~ /^# TYPE clawdbot_$family $type\r?$/mg;
+            Test::More::is($there, $want, "$accept: $name");
+        }
+    }
+}
+
+our @ledger = ('user_quota_limit gauge', 'user_quota_used gauge',
+               'quota_underestimate_tokens_total counter',
+               'quota_dry_run_total counter', 'ledger_invalid_total counter');
+our @redis = ('redis_up gauge', 'redis_command_duration_seconds histogram',
+              'redis_errors_total counter', 'ledger_spooled_total counter');
+
+
+# A mixture of users under quotas: the sums fit.
+
+sub under_quotas {
+    my (%sent, %code);
+
+    for my $i (1 .. 40) {
+        my $user = qw(alice few none tiny)[$i % 4];
+        my ($path, $body) = asked($i % 3 ? 'chat' : 'native');
+        my $answer = exchange('POST', $path, $body,
+                              Authorization => "Bearer sk-$user");
+
+        $sent{$user}++;
+        $code{ $answer->{status} }++;
+    }
+
+    becomes('requests_in_flight{model="m"}', 0);
+    becomes('requests_in_flight{model="other"}', 0);
+
+    my $page = page();
+
+    Test::More::is(sum($page, 'rejected_total\{[^}]*\}'),
+                   $code{429} + $code{400}, 'refusals');
+    Test::More::is(sum($page, 'model_error_total\{[^}]*error_type="quota"\}'),
+                   $code{429} + $code{400}, 'are errors of the quota');
+    Test::More::is(sum($page, 'model_request_total\{[^}]*\}'), 40,
+                   'and requests');
+    Test::More::is(sum($page, "user_requests_total\\{user=\"$_\"\\}"),
+                   $sent{$_}, "the requests of $_")
+        for sort keys %sent;
+    Test::More::is(sum($page, 'http_request_duration_seconds_count\{[^}]*\}'),
+                   $code{200}, 'their times are not among the others');
+    Test::More::is(sum($page, 'tokens_total\{[^}]*type="prompt"\}'),
+                   26 * $code{200}, 'nor tokens');
+    Test::More::is(sum($page, 'user_quota_used\{user="alice",'
+                              . 'limit="tokens_per_day"\}'),
+                   36 * $sent{alice}, 'the quota has the same sum');
+    Test::More::is(sum($page, 'user_quota_used\{user="none",[^}]*\}'), 0,
+                   'and nothing of who may nothing');
+    Test::More::is(sum($page, 'user_quota_used\{user="few",limit="rpm"\}'), 3,
+                   'and the requests that passed');
+    Test::More::is(sum($page, 'rejected_total\{reason="exceeds_limit"\}'),
+                   $sent{tiny}, 'what is larger than a limit');
+    check_buckets($page);
+}
+
 run_tests();
 
 __DATA__
@@ -234,3 +309,45 @@ main::conf('') . 'location /v1/models { deny all; '
 rejected_total{reason="nginx"} 1
 model_request_total{model="other"} 0
 requests_in_flight{model="other"} 0
+
+
+
+=== the families of the ledger
+--- http_config eval: main::http('clawd_quota default rpm=5;')
+--- init
+main::families(1, @main::ledger);
+main::families(0, @main::redis);
+
+
+
+=== the families of Redis
+--- http_config eval
+main::http('clawd_redis redis://127.0.0.1:$TEST_NGINX_RAND_PORT_1;')
+--- init
+main::families(1, @main::ledger, @main::redis);
+main::becomes('redis_up', 0);
+--- error_log
+does not serve (connect)
+
+
+
+=== no ledger, no families of it
+--- init
+main::families(0, @main::ledger, @main::redis);
+
+
+
+=== a mixture under quotas
+--- http_config eval
+main::http('clawd_quota default tokens_per_day=1000000;',
+           'clawd_quota few rpm=3;', 'clawd_quota none concurrency=0;',
+           'clawd_quota tiny tokens_per_day=10;',
+           map {; "clawd_token sk-$_ user=$_ plan=$_;" } qw(few none tiny))
+--- upstream eval
++{ map { my ($f) = $_ eq '/api/chat' ? 'native' : 'chat';
+        $_ => [main::deliver('whole', main::framing_of($f),
+                             main::body_of($f))] }
+      qw(/api/chat /v1/chat/completions) }
+--- init
+select undef, undef, undef, 0.1 while time % 60 > 50;
+main::under_quotas();

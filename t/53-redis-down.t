@@ -431,20 +431,26 @@ my %mad = (
     11 => "-ERR what\r\n", 12 => "\0" x 100, 13 => "*15\r\n"
     . ":-9223372036854775808\r\n" x 15, 14 => "*15\r\n:0\r\n:77\r\n"
     . ":1\r\n" x 13, 15 => "%1\r\n+a\r\n+b\r\n",
+    map({ 15 + $_ => "*15\r\n:0\r\n:$_\r\n" . ":9007199254740992\r\n" x 13,
+          19 + $_ => "*15\r\n:0\r\n:$_\r\n" . ":-9007199254740992\r\n" x 13,
+          23 + $_ => "*15\r\n:0\r\n:$_\r\n" . ":9223372036854775807\r\n" x 13
+        } 1 .. 4),
+    28 => "*15\r\n:1\r\n" . ":9223372036854775807\r\n" x 14,
 );
 sub {
     my ($words) = @_;
     my ($n) = grep { main::is_reserve($words)
-                     && $words->[3] eq "clawd:{u$_}:u:u$_" } 1 .. 15;
+                     && $words->[3] eq "clawd:{u$_}:u:u$_" } 1 .. 28;
     return $n ? $mad{$n} : undef;
 }
 --- redis eval
 CORE::join "\n", map { ("HSET KEY(sk-u$_) user u$_",
-                  "HSET clawd:user:u$_ name n") } 1 .. 15
+                  "HSET clawd:user:u$_ tokens_per_day 100000 tpm 100000 "
+                  . "tokens_per_month 1000000") } 1 .. 28
 --- init
 package main;
 Clawd::Redis::redis_ready();
-for my $n (1 .. 15) {
+for my $n (1 .. 28) {
     serves("before $n");
     my $status = 0;
     wait_until(sub {

@@ -128,17 +128,32 @@ sub own_end {
 
     $ENV{TEST_NGINX_SERVER_PORT} = $own{theirs};
 
+    my @workers;
+
+    if (open my $in, '<', "/proc/$pid/task/$pid/children") {
+        @workers = split ' ', scalar(<$in>) // '';
+    }
+
     # all at once: nobody is left to see it
 
     kill $how, $how eq 'KILL' ? -$pid : $pid;
     waitpid $pid, 0;
 
-    wait_until(sub { !kill 0, -$pid });
+    wait_until(sub { !grep { runs($_) } @workers });
 
     my @found = grep { /\[(?:alert|emerg)\]/ } split /^/, own_log();
     Test::More::is(scalar @found, 0, 'no alerts') or Test::More::diag(@found);
     Test::More::is(scalar(my @reports = glob "$own{root}/logs/sanitizer.*"), 0,
                    'no reports');
+}
+
+# runs(PID): it is there, and not only as a zombie that nobody waits for.
+
+sub runs {
+    my ($pid) = @_;
+
+    open my $in, '<', "/proc/$pid/stat" or return 0;
+    return (<$in> // '') !~ /\) Z /;
 }
 
 # own_test(): nginx -t; its output.

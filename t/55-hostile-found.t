@@ -82,3 +82,24 @@ Upgrade: websocket
 --- response_body_like: \A\{"error":
 --- error_log
 answer with status 101 is not relayed
+
+
+
+=== a post_action that asks for the usage, when all is settled
+--- http_config eval
+main::gate_http("clawd_quota default rpm=100;")
+--- config
+location / {
+    post_action /v1/usage;
+    clawd_pass http://127.0.0.1:$TEST_NGINX_UPSTREAM_PORT;
+}
+--- upstream eval
+[["HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+  . "Content-Length: 2\r\n\r\n{}"]]
+--- request
+GET /v1/models
+--- more_headers
+Authorization: Bearer sk-alice
+--- error_code: 200
+--- no_error_log
+exited on signal

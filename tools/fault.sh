@@ -2,17 +2,18 @@
 #
 # The fault suites of t/fault against a real Redis: the scripts alone, quotas
 # under kills and outages, the admin's page, outages of Redis one by one, the
-# file of the store in the zone.  The last line is "fault: N passed, N failed";
-# a suite that tells no counts has failed.
+# link of one worker in trouble beside others, the file of the store in the
+# zone.  The last line is "fault: N passed, N failed"; a suite that tells no
+# counts has failed.
 #
-#     tools/fault.sh [SUITE...]     default: scripts run docs outages state
+#     tools/fault.sh [SUITE...]     default: scripts run docs outages link state
 
 set -u
 
 cd "$(dirname "$0")/.." || exit 1
 
 suites=("$@")
-[ $# -gt 0 ] || suites=(scripts run docs outages state)
+[ $# -gt 0 ] || suites=(scripts run docs outages link state)
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT

@@ -132,7 +132,7 @@ ngx_http_clawd_auth_who(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx,
     rc = ngx_http_clawd_identify(cmcf->ledger, ask, who);
 
     if (rc == NGX_AGAIN) {
-        return ngx_http_clawd_gate_wait(r);
+        return ngx_http_clawd_gate_wait(r, ctx);
     }
 
     if (rc != NGX_OK) {

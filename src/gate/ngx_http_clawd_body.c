@@ -169,8 +169,11 @@ ngx_http_clawd_body_model(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx)
         ctx->asked_usage = rq.asked_usage;
         ctx->prompt_bound = rq.prompt_bound;
         ctx->prompt_guess = rq.prompt_guess;
-        ctx->output_bound = rq.output_tokens;
     }
+
+    /* after this edit, whoever a location before took the client for */
+
+    ctx->output_bound = rq.output_tokens;
 
     ctx->added_usage |= rq.added_usage;
 

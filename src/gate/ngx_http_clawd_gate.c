@@ -6,6 +6,7 @@
 #include "ngx_http_clawd_observe.h"
 
 
+static void ngx_http_clawd_gate_unwait(ngx_http_clawd_ctx_t *ctx);
 static ngx_int_t ngx_http_clawd_gate_endpoint(ngx_http_request_t *r,
     ngx_http_clawd_ctx_t *ctx);
 static ngx_int_t ngx_http_clawd_gate_go(ngx_http_request_t *r,
@@ -52,11 +53,12 @@ ngx_http_clawd_gate_handler(ngx_http_request_t *r)
 
         /* a first or another location: it judges for itself */
 
+        ngx_http_clawd_gate_unwait(ctx);
+
         ctx->state = NGX_HTTP_CLAWD_STATE_AUTH;
         ctx->error = NGX_HTTP_CLAWD_ERR_NONE;
         ctx->stream = NULL;
         ctx->reword = NULL;
-        ctx->ask = NULL;
         ctx->preflight = 0;
         ctx->over_quota = 0;
         ctx->no_retry = 0;
@@ -82,8 +84,31 @@ ngx_http_clawd_gate_handler(ngx_http_request_t *r)
 }
 
 
+/*
+ * What an earlier location waited for, when a post_action, or an error page,
+ * came in between: it resumes nobody any more.
+ */
+
+static void
+ngx_http_clawd_gate_unwait(ngx_http_clawd_ctx_t *ctx)
+{
+    ctx->waiting = 0;
+
+    if (ctx->ask) {
+        ngx_http_clawd_identify_cancel(ctx->ask);
+        ctx->ask = NULL;
+    }
+
+    if (ctx->quota_asked) {
+        ctx->quota_asked = 0;
+        ngx_http_clawd_hold_end(ctx->hold, 0);
+        ctx->hold = NULL;
+    }
+}
+
+
 ngx_int_t
-ngx_http_clawd_gate_wait(ngx_http_request_t *r)
+ngx_http_clawd_gate_wait(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx)
 {
     r->read_event_handler = ngx_http_test_reading;
     r->write_event_handler = ngx_http_request_empty_handler;
@@ -94,6 +119,8 @@ ngx_http_clawd_gate_wait(ngx_http_request_t *r)
     } else if (ngx_handle_read_event(r->connection->read, 0) != NGX_OK) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
+
+    ctx->waiting = 1;
 
     return NGX_DONE;
 }
@@ -108,6 +135,20 @@ ngx_http_clawd_gate_resume(void *data)
     ngx_http_request_t  *r;
 
     r = ctx->request;
+
+    /*
+     * A client that left may have brought a post_action into its place, which
+     * has cleared r->ctx; and a process that ends begins nothing.
+     */
+
+    if (!ctx->waiting || ngx_terminate
+        || ngx_http_get_module_ctx(r, ngx_http_clawd_module) != ctx)
+    {
+        return;
+    }
+
+    ctx->waiting = 0;
+
     c = r->connection;
 
     ngx_http_set_log_request(c->log, r);

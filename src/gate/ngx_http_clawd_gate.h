@@ -60,7 +60,8 @@ ngx_int_t ngx_http_clawd_quota(ngx_http_request_t *r,
  * not from within a handler of the request's own.  Returns NGX_DONE.  Meanwhile
  * a client that leaves is noticed at once.
  */
-ngx_int_t ngx_http_clawd_gate_wait(ngx_http_request_t *r);
+ngx_int_t ngx_http_clawd_gate_wait(ngx_http_request_t *r,
+    ngx_http_clawd_ctx_t *ctx);
 void ngx_http_clawd_gate_resume(void *data);
 
 /*

@@ -103,7 +103,7 @@ ngx_http_clawd_quota_reserve_state(ngx_http_request_t *r,
 
     if (ctx->hold->rc == NGX_AGAIN) {
         ctx->quota_asked = 1;
-        return ngx_http_clawd_gate_wait(r);
+        return ngx_http_clawd_gate_wait(r, ctx);
     }
 
     return ngx_http_clawd_quota_judge(r, ctx);

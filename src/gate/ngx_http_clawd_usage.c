@@ -29,6 +29,12 @@ ngx_http_clawd_usage_handler(ngx_http_request_t *r)
 
     ctx = ngx_http_get_module_ctx(r, ngx_http_clawd_module);
 
+    /* a post_action comes when all is settled, and asks for nothing more */
+
+    if (ctx->hold == NULL) {
+        return NGX_HTTP_SERVICE_UNAVAILABLE;
+    }
+
     rc = ngx_http_discard_request_body(r);
     if (rc != NGX_OK) {
         return rc;

@@ -250,6 +250,7 @@ ngx_http_clawd_flight_take(ngx_http_clawd_zone_t *zone, ngx_str_t *user)
     f->account = a->naccounts;
     f->upstream = 0;
     f->sending = 0;
+    f->spooled = 0;
 
     /* of a process that dies before this, it is FREE and given back */
 

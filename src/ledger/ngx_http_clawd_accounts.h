@@ -83,6 +83,7 @@ typedef struct {
                                                   else naccounts */
     unsigned                     upstream:1;   /* it may have cost tokens */
     unsigned                     sending:1;    /* the owner waits for Redis */
+    unsigned                     spooled:1;    /* it may be in the file, too */
 } ngx_http_clawd_flight_t;
 
 

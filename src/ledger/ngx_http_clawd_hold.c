@@ -163,13 +163,21 @@ ngx_http_clawd_hold_settle(ngx_http_clawd_hold_t *hold, int64_t actual)
 static void
 ngx_http_clawd_hold_charge(ngx_http_clawd_hold_t *hold, int64_t actual)
 {
+    static time_t  told;
+
     hold->est = actual;
 
     if (ngx_http_clawd_hold_offline(hold) != NGX_OK) {
-        ngx_log_error(NGX_LOG_ERR, hold->ledger->log, 0,
-                      "clawd: %L tokens of user \"%V\" are not accounted for: "
-                      "too many settlements wait for Redis", actual,
-                      &hold->user);
+
+        if (told != ngx_time()) {
+            told = ngx_time();
+
+            ngx_log_error(NGX_LOG_ERR, hold->ledger->log, 0,
+                          "clawd: %L tokens of user \"%V\" are not accounted "
+                          "for: too many settlements wait for Redis", actual,
+                          &hold->user);
+        }
+
         return;
     }
 

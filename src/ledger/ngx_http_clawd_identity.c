@@ -46,6 +46,7 @@ static ngx_int_t ngx_http_clawd_identity_default(
 static ngx_int_t ngx_http_clawd_identity_make(ngx_http_clawd_ledger_t *ledger,
     ngx_http_clawd_ask_t *ask, ngx_http_clawd_record_t **records,
     ngx_http_clawd_identity_t *who);
+static ngx_uint_t ngx_http_clawd_identity_tells(time_t *told);
 static ngx_int_t ngx_http_clawd_identity_copy(ngx_pool_t *pool,
     ngx_str_t *dst, ngx_str_t *src);
 static ngx_int_t ngx_http_clawd_nobody(ngx_http_clawd_ask_t *ask,
@@ -220,6 +221,8 @@ ngx_http_clawd_identity_plan(ngx_http_clawd_ledger_t *ledger,
     ngx_int_t                 rc;
     ngx_http_clawd_record_t  *rec;
 
+    static time_t             told;
+
     if (name->len == ngx_http_clawd_default_plan.len
         && ngx_memcmp(name->data, ngx_http_clawd_default_plan.data,
                       name->len)
@@ -255,10 +258,12 @@ ngx_http_clawd_identity_plan(ngx_http_clawd_ledger_t *ledger,
 
     (void) ngx_atomic_fetch_add(&ledger->accounts->invalid, 1);
 
-    ngx_log_error(NGX_LOG_ERR, ledger->log, 0,
-                  "clawd: user \"%V\" is denied: there is no plan \"%V\", "
-                  "neither as \"clawd:plan:%V\" in Redis nor as "
-                  "\"clawd_quota %V\"", user, name, name, name);
+    if (ngx_http_clawd_identity_tells(&told)) {
+        ngx_log_error(NGX_LOG_ERR, ledger->log, 0,
+                      "clawd: user \"%V\" is denied: there is no plan \"%V\", "
+                      "neither as \"clawd:plan:%V\" in Redis nor as "
+                      "\"clawd_quota %V\"", user, name, name, name);
+    }
 
     return ngx_http_clawd_nobody(ask, NGX_HTTP_CLAWD_NOBODY_INVALID);
 }
@@ -308,6 +313,8 @@ ngx_http_clawd_identity_make(ngx_http_clawd_ledger_t *ledger,
     ngx_str_t                 user, plan;
     ngx_uint_t                i, step;
     ngx_http_clawd_record_t  *rec;
+
+    static time_t             told;
 
     user = who->user;
     plan = who->plan;
@@ -371,10 +378,12 @@ ngx_http_clawd_identity_make(ngx_http_clawd_ledger_t *ledger,
     {
         (void) ngx_atomic_fetch_add(&ledger->accounts->invalid, 1);
 
-        ngx_log_error(NGX_LOG_ERR, ledger->log, 0,
-                      "clawd: user \"%V\" is denied: its \"tz %V\" is no time "
-                      "zone of this system, or the package tzdata is missing",
-                      &user, &who->tz);
+        if (ngx_http_clawd_identity_tells(&told)) {
+            ngx_log_error(NGX_LOG_ERR, ledger->log, 0,
+                          "clawd: user \"%V\" is denied: its \"tz %V\" is no "
+                          "time zone of this system, or it lacks tzdata",
+                          &user, &who->tz);
+        }
 
         return ngx_http_clawd_nobody(ask, NGX_HTTP_CLAWD_NOBODY_INVALID);
     }
@@ -398,6 +407,21 @@ ngx_http_clawd_identity_make(ngx_http_clawd_ledger_t *ledger,
     }
 
     return NGX_OK;
+}
+
+
+/* these are seen with each request: once a second is enough for the log */
+
+static ngx_uint_t
+ngx_http_clawd_identity_tells(time_t *told)
+{
+    if (*told == ngx_time()) {
+        return 0;
+    }
+
+    *told = ngx_time();
+
+    return 1;
 }
 
 
@@ -612,9 +636,12 @@ static ngx_int_t
 ngx_http_clawd_lookup_read(ngx_http_clawd_lookup_t *l,
     ngx_http_clawd_redis_cmd_t *cmd, ngx_http_clawd_record_t *rec)
 {
+    u_char                  c;
     ngx_int_t               rc;
     ngx_uint_t              i;
     ngx_http_clawd_resp_t  *reply;
+
+    static u_char           field[NGX_HTTP_CLAWD_NAME_LEN];
 
     ngx_http_clawd_record_init(rec);
 
@@ -663,6 +690,15 @@ ngx_http_clawd_lookup_read(ngx_http_clawd_lookup_t *l,
     }
 
 invalid:
+
+    /* another server may say anything, and the log has lines */
+
+    for (i = 0; i < rec->field.len; i++) {
+        c = rec->field.data[i];
+        field[i] = (c > ' ' && c < 0x7f) ? c : '?';
+    }
+
+    rec->field.data = field;
 
     (void) ngx_atomic_fetch_add(&l->ledger->accounts->invalid, 1);
 

@@ -26,6 +26,10 @@
 /* with on_down=local a gateway admits a tenth of a limit without Redis */
 #define NGX_HTTP_CLAWD_LOCAL_SHARE  10
 
+/* of the numbers in a reply, which are the scripts' doubles; month ids */
+#define NGX_HTTP_CLAWD_NUMBER_MAX   9007199254740992LL
+#define NGX_HTTP_CLAWD_MONTH_MAX    4000
+
 #define NGX_HTTP_CLAWD_ARGS_MAX     (NGX_HTTP_CLAWD_BEAT_MAX + 2)
 
 
@@ -63,8 +67,10 @@ static ngx_int_t ngx_http_clawd_redis_down(ngx_http_clawd_hold_t *hold);
 static ngx_int_t ngx_http_clawd_redis_local(ngx_http_clawd_hold_t *hold);
 static void ngx_http_clawd_redis_usage(ngx_http_clawd_usage_t *u,
     ngx_http_clawd_resp_item_t *items);
-static ngx_int_t ngx_http_clawd_redis_integers(ngx_http_clawd_resp_t *reply,
+static ngx_int_t ngx_http_clawd_redis_array(ngx_http_clawd_resp_t *reply,
     ngx_uint_t n);
+static ngx_int_t ngx_http_clawd_redis_integers(ngx_http_clawd_resp_t *reply,
+    ngx_uint_t n, ngx_uint_t usage);
 static void ngx_http_clawd_redis_mirror(ngx_http_clawd_ledger_t *ledger,
     ngx_str_t *user, ngx_http_clawd_usage_t *usage);
 static int64_t ngx_http_clawd_redis_heard(ngx_http_clawd_ledger_t *ledger,
@@ -225,8 +231,8 @@ ngx_http_clawd_redis_asked(ngx_http_clawd_redis_cmd_t *cmd)
     hold = cmd->data;
 
     if (cmd->result != NGX_HTTP_CLAWD_REDIS_OK
-        || ngx_http_clawd_redis_integers(cmd->reply,
-                                         NGX_HTTP_CLAWD_RESERVE_N)
+        || ngx_http_clawd_redis_integers(cmd->reply, NGX_HTTP_CLAWD_RESERVE_N,
+                                         NGX_HTTP_CLAWD_RESERVE_USAGE)
            != NGX_OK)
     {
         ngx_http_clawd_redis_unasked(hold, cmd->result);
@@ -442,7 +448,7 @@ ngx_http_clawd_redis_local(ngx_http_clawd_hold_t *hold)
 /* whether a reply is an array of n integers */
 
 static ngx_int_t
-ngx_http_clawd_redis_integers(ngx_http_clawd_resp_t *reply, ngx_uint_t n)
+ngx_http_clawd_redis_array(ngx_http_clawd_resp_t *reply, ngx_uint_t n)
 {
     ngx_uint_t  i;
 
@@ -456,6 +462,43 @@ ngx_http_clawd_redis_integers(ngx_http_clawd_resp_t *reply, ngx_uint_t n)
         if (reply->items[i].type != NGX_HTTP_CLAWD_RESP_INTEGER) {
             return NGX_ERROR;
         }
+    }
+
+    return NGX_OK;
+}
+
+
+/*
+ * …that a script can have made, from the one numbered usage on a user's.  What
+ * is beyond would overflow here.
+ */
+
+static ngx_int_t
+ngx_http_clawd_redis_integers(ngx_http_clawd_resp_t *reply, ngx_uint_t n,
+    ngx_uint_t usage)
+{
+    ngx_uint_t               i;
+    ngx_http_clawd_usage_t   u;
+
+    if (ngx_http_clawd_redis_array(reply, n) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    for (i = 1; i <= n; i++) {
+        if (reply->items[i].integer < -NGX_HTTP_CLAWD_NUMBER_MAX
+            || reply->items[i].integer > NGX_HTTP_CLAWD_NUMBER_MAX)
+        {
+            return NGX_ERROR;
+        }
+    }
+
+    ngx_http_clawd_redis_usage(&u, &reply->items[1 + usage]);
+
+    if (u.minute < 0 || u.minute > NGX_HTTP_CLAWD_NUMBER_MAX / 60000000
+        || u.day < 0 || u.day > NGX_HTTP_CLAWD_NUMBER_MAX / 86400000000LL
+        || u.month < 0 || u.month > NGX_HTTP_CLAWD_MONTH_MAX)
+    {
+        return NGX_ERROR;
     }
 
     return NGX_OK;
@@ -627,11 +670,18 @@ ngx_http_clawd_redis_told(ngx_http_clawd_redis_cmd_t *cmd)
         user.data = told->s.user;
         user.len = told->s.user_len;
 
-        ngx_http_clawd_redis_usage(&usage,
-                         &cmd->reply->items[1 + NGX_HTTP_CLAWD_SETTLE_USAGE]);
-        ngx_http_clawd_redis_mirror(ledger, &user, &usage);
+        /* a state that somebody has broken is settled all the same */
 
-        if (told->s.offline && f) {
+        if (ngx_http_clawd_redis_integers(cmd->reply, NGX_HTTP_CLAWD_SETTLE_N,
+                                          NGX_HTTP_CLAWD_SETTLE_USAGE)
+            == NGX_OK)
+        {
+            ngx_http_clawd_redis_usage(&usage,
+                         &cmd->reply->items[1 + NGX_HTTP_CLAWD_SETTLE_USAGE]);
+            ngx_http_clawd_redis_mirror(ledger, &user, &usage);
+        }
+
+        if (told->s.offline && f && !f->spooled) {
             ngx_http_clawd_redis_unmark(ledger, &told->s);
         }
     }
@@ -657,8 +707,8 @@ ngx_http_clawd_redis_told(ngx_http_clawd_redis_cmd_t *cmd)
 
 /*
  * A charge without a reservation has left a mark, lest it be charged twice.
- * What is answered is not sent again: the mark goes.  If this is not heard, it
- * goes after a week.
+ * What is answered is not sent again, unless the file has it as well: the mark
+ * goes.  If this is not heard, it goes after a week.
  */
 
 static void
@@ -699,17 +749,24 @@ static ngx_uint_t
 ngx_http_clawd_redis_final(ngx_http_clawd_told_t *told,
     ngx_http_clawd_redis_cmd_t *cmd)
 {
-    ngx_str_t  user;
+    ngx_str_t      user;
+
+    static time_t  told_at;
 
     if (cmd->result == NGX_HTTP_CLAWD_REDIS_OK) {
-        return ngx_http_clawd_redis_integers(cmd->reply,
-                                             NGX_HTTP_CLAWD_SETTLE_N)
+        return ngx_http_clawd_redis_array(cmd->reply, NGX_HTTP_CLAWD_SETTLE_N)
                == NGX_OK;
     }
 
     if (cmd->result != NGX_HTTP_CLAWD_REDIS_WRONGTYPE) {
         return 0;
     }
+
+    if (told_at == ngx_time()) {
+        return 1;
+    }
+
+    told_at = ngx_time();
 
     user.data = told->s.user;
     user.len = told->s.user_len;
@@ -832,8 +889,13 @@ ngx_http_clawd_redis_spool(ngx_http_clawd_ledger_t *ledger,
     ngx_http_clawd_settlement_t  s[NGX_HTTP_CLAWD_SPOOL_BATCH];
 
     for (i = 0; i < n; i++) {
+        flights[i]->spooled = 1;
         s[i] = flights[i]->s;
     }
+
+    /* who dies now leaves it to another, who must not take it for unwritten */
+
+    ngx_memory_barrier();
 
     if (ngx_http_clawd_spool_append(&ledger->spool, s, n) != NGX_OK) {
         return 0;

@@ -9,6 +9,9 @@
 
 #define NGX_HTTP_CLAWD_REDIS_WATCH_LOG  1000
 
+/* a connection that is closed sooner has not been an idle one */
+#define NGX_HTTP_CLAWD_REDIS_LASTED     1000
+
 /* so long after a refusal to write, a server is taken for a replica */
 #define NGX_HTTP_CLAWD_REDIS_REPLICA    10000
 
@@ -148,6 +151,7 @@ void
 ngx_http_clawd_redis_hello_end(ngx_http_clawd_redis_t *link)
 {
     link->state = NGX_HTTP_CLAWD_REDIS_READY;
+    link->since = ngx_current_msec;
 
     ngx_http_clawd_redis_good(link->shared, &link->conf->name, link->log);
 
@@ -314,24 +318,41 @@ ngx_http_clawd_redis_failed(ngx_http_clawd_redis_conn_t *conn,
     /* servers close idle connections: no bad word, unless connecting fails */
 
     idle = (state == NGX_HTTP_CLAWD_REDIS_READY && link->pending == 0
-            && result == NGX_HTTP_CLAWD_REDIS_CONNECT);
+            && result == NGX_HTTP_CLAWD_REDIS_CONNECT
+            && ngx_current_msec - link->since >= NGX_HTTP_CLAWD_REDIS_LASTED);
 
     delay = ngx_http_clawd_redis_backoff(idle ? 0 : link->attempts++);
 
-    /* a break of the connection is not yet a failure to connect */
+    if (conn->local) {
 
-    if (state != NGX_HTTP_CLAWD_REDIS_READY
-        || result == NGX_HTTP_CLAWD_REDIS_TIMEOUT)
-    {
-        (void) ngx_atomic_fetch_add(&link->shared->failures, 1);
+        /* no word of Redis: NGINX says what is short; others may do better */
+
+        (void) ngx_atomic_fetch_add(&link->shared->errors[result], 1);
+
+        ngx_http_clawd_redis_probe_end(link->shared);
+
+    } else {
+
+        /*
+         * The breaker is for silence.  A break of the connection is not yet a
+         * failure to connect; and a server that refuses this connection serves
+         * others, when it has as many as it may.
+         */
+
+        if (result == NGX_HTTP_CLAWD_REDIS_TIMEOUT
+            || (result == NGX_HTTP_CLAWD_REDIS_CONNECT
+                && state != NGX_HTTP_CLAWD_REDIS_READY))
+        {
+            ngx_http_clawd_redis_missed(link->shared);
+        }
+
+        if (!idle) {
+            ngx_http_clawd_redis_bad(link->shared, result, conn->what,
+                                     &link->conf->name, link->log, conn->err);
+        }
+
+        ngx_http_clawd_redis_probed(link->shared, delay);
     }
-
-    if (!idle) {
-        ngx_http_clawd_redis_bad(link->shared, result, conn->what,
-                                 &link->conf->name, link->log, conn->err);
-    }
-
-    ngx_http_clawd_redis_probed(link->shared, delay);
 
     if (link->retry.timer_set) {
         ngx_del_timer(&link->retry);
@@ -442,7 +463,7 @@ ngx_http_clawd_redis_ready(ngx_http_clawd_redis_t *link)
         return 0;
     }
 
-    if (link->shared->failures < NGX_HTTP_CLAWD_REDIS_BREAK) {
+    if (ngx_exiting || link->shared->failures < NGX_HTTP_CLAWD_REDIS_BREAK) {
         return 1;
     }
 

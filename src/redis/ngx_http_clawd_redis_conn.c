@@ -96,6 +96,8 @@ ngx_http_clawd_redis_conn_open(ngx_http_clawd_redis_conn_t *conn)
 
     rc = ngx_event_connect_peer(peer);
 
+    conn->local = (rc == NGX_ERROR);
+
     if (rc != NGX_OK && rc != NGX_AGAIN) {
         ngx_http_clawd_redis_conn_fail(conn, NGX_HTTP_CLAWD_REDIS_CONNECT,
                                        "connecting failed", ngx_errno);

@@ -49,6 +49,7 @@ struct ngx_http_clawd_redis_conn_s {
     /* of the last failure, for messages */
     const char                     *what;
     ngx_err_t                       err;
+    unsigned                        local:1;  /* no connection, descriptor */
 
     /* private */
     ngx_peer_connection_t           peer;

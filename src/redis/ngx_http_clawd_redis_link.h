@@ -60,6 +60,7 @@ struct ngx_http_clawd_redis_s {
     ngx_event_t                     timer;       /* of the head's deadline */
     ngx_event_t                     retry;
     ngx_uint_t                      attempts;    /* without a use, in a row */
+    ngx_msec_t                      since;       /* it is ready */
     ngx_msec_t                      replica_at;  /* writing was refused */
 
     /* the greeting */

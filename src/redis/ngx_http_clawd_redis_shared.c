@@ -65,6 +65,10 @@ void
 ngx_http_clawd_redis_good(ngx_http_clawd_redis_shared_t *shared,
     ngx_str_t *name, ngx_log_t *log)
 {
+    if (ngx_exiting) {
+        return;
+    }
+
     /* the line is all workers': it is written only when it changes */
 
     if (!shared->up) {
@@ -93,6 +97,10 @@ ngx_http_clawd_redis_bad(ngx_http_clawd_redis_shared_t *shared,
     ngx_log_t *log, ngx_err_t err)
 {
     (void) ngx_atomic_fetch_add(&shared->errors[result], 1);
+
+    if (ngx_exiting) {
+        return;
+    }
 
     shared->up = 0;
     shared->bad_at = ngx_max(ngx_current_msec, 1);
@@ -134,12 +142,26 @@ ngx_http_clawd_redis_line(ngx_http_clawd_redis_shared_t *shared,
 }
 
 
+void
+ngx_http_clawd_redis_missed(ngx_http_clawd_redis_shared_t *shared)
+{
+    if (!ngx_exiting) {
+        (void) ngx_atomic_fetch_add(&shared->failures, 1);
+    }
+}
+
+
 ngx_int_t
 ngx_http_clawd_redis_probe(ngx_http_clawd_redis_shared_t *shared,
     ngx_msec_t *wait)
 {
     ngx_atomic_uint_t  pid;
     ngx_msec_int_t     left;
+
+    if (ngx_exiting) {
+        ngx_http_clawd_redis_probe_end(shared);
+        return NGX_OK;
+    }
 
     if (shared->up || shared->bad_at == 0) {
         return NGX_OK;
@@ -176,6 +198,11 @@ void
 ngx_http_clawd_redis_probed(ngx_http_clawd_redis_shared_t *shared,
     ngx_msec_t delay)
 {
+    if (ngx_exiting) {
+        ngx_http_clawd_redis_probe_end(shared);
+        return;
+    }
+
     if (shared->probe == (ngx_atomic_uint_t) ngx_pid) {
         shared->probe_at = ngx_current_msec;
         shared->retry_at = ngx_current_msec + delay;

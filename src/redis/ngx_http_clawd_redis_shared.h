@@ -18,6 +18,12 @@
 #define NGX_HTTP_CLAWD_REDIS_BREAK  5       /* failures in a row */
 
 
+/*
+ * A process that exits may have another configuration, and another Redis: it
+ * tries for itself, and what it finds is no word for the others.
+ */
+
+
 /* A good word: closes the breaker; its line comes when all was good for 1 s. */
 void ngx_http_clawd_redis_good(ngx_http_clawd_redis_shared_t *shared,
     ngx_str_t *name, ngx_log_t *log);
@@ -26,6 +32,9 @@ void ngx_http_clawd_redis_good(ngx_http_clawd_redis_shared_t *shared,
 void ngx_http_clawd_redis_bad(ngx_http_clawd_redis_shared_t *shared,
     ngx_http_clawd_redis_result_e result, const char *what, ngx_str_t *name,
     ngx_log_t *log, ngx_err_t err);
+
+/* A failure that counts for the breaker. */
+void ngx_http_clawd_redis_missed(ngx_http_clawd_redis_shared_t *shared);
 
 /*
  * Whether this process may try to connect: NGX_OK, or NGX_DECLINED with *wait,
@@ -47,7 +56,7 @@ void ngx_http_clawd_redis_probe_end(ngx_http_clawd_redis_shared_t *shared);
  */
 ngx_int_t ngx_http_clawd_redis_office(ngx_atomic_t *office);
 
-/* 50 ms to 5 s, doubling with each attempt, by half more or less. */
+/* 50 ms to 1 s, doubling with each attempt, by half more or less. */
 ngx_msec_t ngx_http_clawd_redis_backoff(ngx_uint_t attempt);
 
 /* msec, by half more or less */

@@ -14,6 +14,7 @@
 #define NGX_HTTP_CLAWD_TRACK_SILENCE   500
 #define NGX_HTTP_CLAWD_TRACK_ALIVE     750
 #define NGX_HTTP_CLAWD_TRACK_REFUSED   30000
+#define NGX_HTTP_CLAWD_TRACK_LASTED    1000
 #define NGX_HTTP_CLAWD_TRACK_PREFIXES  16
 
 #define ngx_http_clawd_track_channel   "__redis__:invalidate"
@@ -49,6 +50,7 @@ struct ngx_http_clawd_track_s {
     ngx_msec_t                        pinged;
     ngx_msec_t                        retry_at;
     ngx_uint_t                        attempts;
+    ngx_msec_t                        since;     /* it is told */
     unsigned                          waiting:1; /* for a pong */
     unsigned                          refused:1; /* it was said so */
     unsigned                          logged:1;
@@ -375,7 +377,7 @@ ngx_http_clawd_track_subscribed(ngx_http_clawd_track_t *track,
     }
 
     track->state = NGX_HTTP_CLAWD_TRACK_TOLD;
-    track->attempts = 0;
+    track->since = ngx_current_msec;
 
     if (track->logged) {
         track->logged = 0;
@@ -526,7 +528,12 @@ ngx_http_clawd_track_failed(ngx_http_clawd_redis_conn_t *conn,
     (void) ngx_atomic_fetch_add(&track->shared->errors[result], 1);
 
     if (state == NGX_HTTP_CLAWD_TRACK_TOLD) {
-        delay = ngx_http_clawd_redis_backoff(0);
+
+        if (ngx_current_msec - track->since >= NGX_HTTP_CLAWD_TRACK_LASTED) {
+            track->attempts = 0;
+        }
+
+        delay = ngx_http_clawd_redis_backoff(track->attempts++);
         track->handlers.untold(track->handlers.data);
 
     } else {
@@ -549,6 +556,13 @@ ngx_http_clawd_track_failed(ngx_http_clawd_redis_conn_t *conn,
                           &conn->conf->name,
                           &ngx_http_clawd_redis_classes[result], conn->what);
         }
+    }
+
+    if (conn->local) {
+
+        /* another process may do better */
+
+        (void) ngx_atomic_cmp_set(&track->shared->tracker, ngx_pid, 0);
     }
 
     track->refused = 0;

@@ -97,9 +97,9 @@ def test_used_up(quota_gateway, ollama, redis):
     """The clients' own classes; none of them tries again on its own."""
 
     gateway = quota_gateway(tokens_per_day=1000)
-    openai_client(gateway).chat.completions.create(model=ollama.model,
-                                                   max_tokens=8, **CHAT)
-    wait_until("the first to settle", lambda: 0 < used(gateway) < 200)
+    reply = openai_client(gateway).chat.completions.create(
+        model=ollama.model, max_tokens=200, **CHAT)
+    settled(gateway, reply.usage.total_tokens)
 
     redis("HSET", "clawd:user:alice", "tokens_per_day", used(gateway) + 250)
     wait_until("the new limit", lambda: usage(gateway)["tokens_per_day"][
@@ -138,15 +138,18 @@ def test_used_up(quota_gateway, ollama, redis):
     assert [line["upstream_addr"] for line in lines] == [""] * 3
 
 
-def test_an_answer_without_a_limit_gets_one(quota_gateway, ollama):
-    gateway = quota_gateway(tokens_per_day=1000)
+def test_an_answer_without_a_limit_reserves_one(quota_gateway, ollama):
+    """A quarter of the smallest limit; the prompt is some hundred bytes."""
 
-    reply = openai_client(gateway).chat.completions.create(
-        model=ollama.model, **CHAT)
+    gateway = quota_gateway(tokens_per_day=8000)
 
-    assert reply.choices[0].finish_reason == "length"
-    assert reply.usage.completion_tokens == 256
-    settled(gateway, reply.usage.total_tokens)
+    stream = openai_client(gateway).chat.completions.create(
+        model=ollama.model, stream=True, **CHAT)
+    next(stream)
+
+    assert 2000 < used(gateway) < 2500
+    stream.close()
+    wait_until("the rest to be free", lambda: used(gateway) < 2000)
 
 
 def test_leaving_early_frees_the_rest(quota_gateway, ollama, redis):

@@ -5,6 +5,9 @@ lost or charged twice.
     outages.py [PART ...]
 """
 
+import re
+import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -386,6 +389,121 @@ def tls(report):
         outage.close()
 
 
+class Deaf:
+    """Accepts, and never answers; counts what it was sent."""
+
+    def __init__(self):
+        self.socket = socket.socket()
+        self.socket.bind(("127.0.0.1", 0))
+        self.socket.listen(64)
+        self.port = self.socket.getsockname()[1]
+        self.requests = 0
+        self.kept = []
+        threading.Thread(target=self.run, daemon=True).start()
+
+    def run(self):
+        while True:
+            connection, _ = self.socket.accept()
+            self.kept.append(connection)
+            if connection.recv(65536):
+                self.requests += 1
+
+
+def left(report, gated):
+    """A client leaves while Redis is asked, and a post_action, which takes its
+    time, is in its place when the answer fails to come."""
+
+    deaf = Deaf()
+    gate = "clawd on;" if gated else ""
+    outage = Outage(report, location="post_action /v1/done/completions; } "
+                    f"location /v1/done/ {{ {gate} proxy_read_timeout 1s; "
+                    "rewrite ^ /v1/completions break; "
+                    f"proxy_pass http://127.0.0.1:{deaf.port};")
+    time.sleep(0.2)
+    before = deaf.requests
+    outage.redis.pause()
+    for _ in range(5):
+        stream = Stream(outage.gateway, TOKEN, "alice", "fast")
+        time.sleep(REDIS_TIMEOUT / 3)
+        stream.close()
+    time.sleep(REDIS_TIMEOUT + 1.5)
+    done = deaf.requests - before
+    report.check("each action is done once",
+                 done <= 5 if gated else done == 5, f"{done} of 5")
+    outage.redis.resume()
+    outage.back()
+    outage.close()
+
+
+def ends(report):
+    """The gateway is told to end while requests wait for Redis."""
+
+    outage = Outage(report, on_down="open")
+    outage.gateway.stop()
+    conf = outage.gateway.dir / "nginx.conf"
+    conf.write_text(conf.read_text().replace("timeout=100ms", "timeout=9s"))
+    outage.gateway.start()
+    for _ in range(4):
+        outage.chat()             # connections to the upstream that are kept
+    before = len(outage.upstream.entries())
+    outage.redis.pause()
+    streams = [Stream(outage.gateway, TOKEN, "alice", "hold=2")
+               for _ in range(4)]
+    time.sleep(0.3)
+    outage.gateway.process.send_signal(signal.SIGTERM)
+    outage.gateway.process.wait(10)
+    report.equal("nothing goes upstream any more",
+                 len(outage.upstream.entries()), before)
+    for stream in streams:
+        stream.close()
+    outage.close()
+
+
+def numbers(report):
+    """A state has numbers that are none of ours: nothing comes of them."""
+
+    outage = Outage(report)
+    key = "clawd:{alice}:u:alice"
+    for limit in ("rpm", "tpm", "tokens_per_day", "tokens_per_month"):
+        outage.redis("HSET", "clawd:user:alice", limit, 100000)
+    outage.chat()
+    kept = outage.redis("HGETALL", key)
+    statuses = set()
+    for field in ("n", "rt", "tt", "mi", "mr", "mt", "dw", "du", "mw", "mu",
+                  "ep", None):
+        for number in ("9223372036854774784", "-9223372036854774784"):
+            outage.redis("DEL", key)
+            outage.redis("HSET", key, *kept)
+            outage.redis("HSET", key, *(
+                [field, number] if field else
+                [word for name in ("rt", "tt", "mi", "mr", "mt", "dw", "du",
+                                   "mw", "mu") for word in (name, number)]))
+            statuses.add(outage.chat()[0])
+            statuses.add(outage.gateway.get("/v1/usage", TOKEN).status)
+    report.check("all is answered", statuses <= {200, 429, 503},
+                 str(sorted(statuses)))
+
+    # broken while a request runs: what it used is settled, and done with
+
+    outage.redis("DEL", key)
+    outage.redis("HSET", key, *kept)
+    outage.back()
+    stream = Stream(outage.gateway, TOKEN, "alice", "hold=1 tokens=30,20")
+    report.equal("a stream runs", stream.status(), 200)
+    outage.redis("HSET", key, "mi", "9223372036854774784")
+    stream.to_end()
+    time.sleep(0.5)
+
+    def asked():
+        stats = outage.redis("INFO", "commandstats")
+        return int(re.search(r"cmdstat_evalsha:calls=(\d+)", stats).group(1))
+
+    before = asked()
+    time.sleep(1.2)
+    report.equal("it is not told over and over", asked(), before)
+    outage.close()
+
+
 def full(report):
     """No memory: nothing is admitted, what ran is settled."""
 
@@ -566,13 +684,43 @@ def offline_restart(report):
     outage.close()
 
 
+def twice(report):
+    """The same file once more, as after a crash between settling and
+    removing it: charges with and without a reservation are made once."""
+
+    outage = Outage(report, on_down="open")
+    stream = Stream(outage.gateway, TOKEN, "alice", "hold=1 tokens=30,20")
+    report.equal("a stream runs", stream.status(), 200)
+    outage.redis.kill()
+    away(outage, 20)
+    stream.to_end()
+    outage.gateway.stop()
+    kept = [(path, path.read_bytes()) for path in outage.spool()]
+    report.check("usage is in the file", bool(kept))
+    outage.redis.start()
+
+    for what in ("once", "and once more"):
+        print(f"       {what}")
+        for path, data in kept:
+            path.write_bytes(data)
+        outage.gateway.start()
+        outage.back()
+        report.soon("the file is empty", lambda: not outage.spool(), BACK)
+        outage.exact()
+        outage.gateway.stop()
+
+    report.clean(outage.gateway)
+
+
 PARTS = {"late": late, "dies": dies, "restarted": restarted, "killed": killed,
          "hangs": hangs, "leaves": leaves, "due": due,
          "orphaned": orphaned, "busy": busy, "replicas": replicas,
          "full": full, "readonly": readonly, "unix": unix, "tls": tls,
          "password": password, "permission": permission,
          "untracked": untracked, "local": local, "open": open_,
-         "offline": offline_restart}
+         "offline": offline_restart, "twice": twice, "ends": ends, "numbers": numbers,
+         "left": lambda report: left(report, False),
+         "left-gated": lambda report: left(report, True)}
 
 
 def main():

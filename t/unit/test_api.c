@@ -96,6 +96,18 @@ test_lists(void **state)
 
 
 static void
+test_usage(void **state)
+{
+    check("/v1/usage", GET | HEAD, NGX_HTTP_CLAWD_CLASS_USAGE, FORMAT(NONE),
+          "GET, HEAD");
+
+    assert_null(find("/v1/usage/"));
+    assert_null(find("/v1/usages"));
+    assert_null(find("/api/usage"));
+}
+
+
+static void
 test_admin(void **state)
 {
     check("/api/show", POST, ADMIN, FORMAT(NONE), "POST");
@@ -244,6 +256,7 @@ main(void)
     const struct CMUnitTest  tests[] = {
         cmocka_unit_test(test_inference),
         cmocka_unit_test(test_lists),
+        cmocka_unit_test(test_usage),
         cmocka_unit_test(test_admin),
         cmocka_unit_test(test_b27_everything_else),
         cmocka_unit_test(test_b21_case),

@@ -135,6 +135,26 @@ test_table(void **state)
           "authentication_error", "no_token" },
         { ERR(BAD_TOKEN), 401, "invalid_request_error", "invalid_api_key",
           "authentication_error", "bad_token" },
+        { ERR(EXPIRED), 401, "invalid_request_error", "invalid_api_key",
+          "authentication_error", "expired_token" },
+        { ERR(DISABLED), 401, "invalid_request_error", "invalid_api_key",
+          "authentication_error", "disabled_token" },
+        { ERR(RECORD), 401, "invalid_request_error", "invalid_api_key",
+          "authentication_error", "invalid_record" },
+        { ERR(LEDGER), 503, "server_error", "auth_unavailable",
+          "api_error", "ledger_unavailable" },
+        { ERR(CONCURRENCY), 429, "rate_limit_error", "rate_limit_exceeded",
+          "rate_limit_error", "concurrency" },
+        { ERR(RPM), 429, "rate_limit_error", "rate_limit_exceeded",
+          "rate_limit_error", "rpm" },
+        { ERR(TPM), 429, "rate_limit_error", "rate_limit_exceeded",
+          "rate_limit_error", "tpm" },
+        { ERR(DAY), 429, "insufficient_quota", "insufficient_quota",
+          "rate_limit_error", "tokens_per_day" },
+        { ERR(MONTH), 429, "insufficient_quota", "insufficient_quota",
+          "rate_limit_error", "tokens_per_month" },
+        { ERR(NEVER), 400, "invalid_request_error", "request_exceeds_quota",
+          "invalid_request_error", "exceeds_limit" },
         { ERR(ORIGIN), 403, "permission_error", "origin_not_allowed",
           "permission_error", "origin" },
         { ERR(ENDPOINT), 403, "permission_error", "endpoint_not_allowed",
@@ -204,6 +224,43 @@ test_table(void **state)
         assert_string_equal(def->reason.data, rows[i].reason);
         assert_int_equal(def->reason.len, strlen(rows[i].reason));
         assert_true(def->message.len > 0);
+    }
+}
+
+
+/* what a token lacks is nothing for who sent it */
+
+static void
+test_nobody_alike(void **state)
+{
+    u_char                   bufs[2][4096], *p;
+    size_t                   i, f, len;
+    ngx_http_clawd_error_t   e;
+
+    static const ngx_http_clawd_error_e  ids[] = {
+        ERR(EXPIRED), ERR(DISABLED), ERR(RECORD)
+    };
+
+    static const ngx_http_clawd_family_e  families[] = {
+        NGX_HTTP_CLAWD_OPENAI, NGX_HTTP_CLAWD_ANTHROPIC, NGX_HTTP_CLAWD_OLLAMA
+    };
+
+    for (f = 0; f < 3; f++) {
+        memset(&e, 0, sizeof(e));
+        e.status = 401;
+        e.id = ERR(BAD_TOKEN);
+
+        assert_true(ngx_http_clawd_error_size(&e) <= sizeof(bufs[0]));
+        p = ngx_http_clawd_error_write(bufs[0], families[f], &e);
+        len = p - bufs[0];
+
+        for (i = 0; i < sizeof(ids) / sizeof(ids[0]); i++) {
+            e.id = ids[i];
+            p = ngx_http_clawd_error_write(bufs[1], families[f], &e);
+
+            assert_int_equal(p - bufs[1], len);
+            assert_memory_equal(bufs[0], bufs[1], len);
+        }
     }
 }
 
@@ -886,6 +943,7 @@ main(void)
 {
     const struct CMUnitTest  tests[] = {
         cmocka_unit_test(test_table),
+        cmocka_unit_test(test_nobody_alike),
         cmocka_unit_test(test_statuses),
         cmocka_unit_test(test_bodies),
         cmocka_unit_test(test_param_code_and_message),

@@ -303,6 +303,12 @@ text_init(ngx_http_clawd_text_t *t, test_page_t *page, size_t size,
 }
 
 
+/* what an upper room adds, if anything does */
+
+static void  (*test_families)(ngx_http_clawd_text_t *t, void *data);
+static int     test_families_data;
+
+
 /* the whole exposition, read; *text is to be freed if it is asked for */
 
 static expo_t *
@@ -320,6 +326,8 @@ scrape(ngx_http_clawd_zone_t *zone, int openmetrics, char **text)
     s.reading = 1;
     s.writing = 2;
     s.waiting = 3;
+    s.more = test_families;
+    s.data = &test_families_data;
 
     text_init(&t, &page, 1000, 8 * 1024 * 1024, openmetrics);
     ngx_http_clawd_prometheus_write(&t, zone, &s);
@@ -755,6 +763,20 @@ test_names(void **state)
 }
 
 
+/* an area that only takes room */
+
+static ngx_int_t
+test_ballast_init(ngx_http_clawd_zone_t *zone, void *area)
+{
+    return NGX_OK;
+}
+
+
+static ngx_http_clawd_area_t  test_ballast = {
+    "ballast", 1, 48 * TEST_PAGE, 0, test_ballast_init, NULL
+};
+
+
 /* A small zone: names give way, processes still find room. */
 
 static void
@@ -767,7 +789,9 @@ test_exhaustion(void **state)
     ngx_http_clawd_zone_t    *zone;
     ngx_http_clawd_sample_t   s;
 
-    zone = test_zone(&conf, "test:16");
+    test_second = &test_ballast;
+    zone = test_zone(&conf, "test:64");
+    test_second = NULL;
     known = 0;
 
     for (i = 0; i < 64; i++) {
@@ -836,10 +860,10 @@ test_too_small(void **state)
     ngx_http_clawd_area_t  area;
 
     area = ngx_http_clawd_registry_area;
-    area.size = 17 * TEST_PAGE;
+    area.size = 65 * TEST_PAGE;
     test_second = &area;
 
-    assert_int_equal(test_init(&conf, "test:16"), NGX_ERROR);
+    assert_int_equal(test_init(&conf, "test:64"), NGX_ERROR);
     test_second = NULL;
 
     assert_non_null(strstr(test_logged, "too small"));
@@ -878,6 +902,7 @@ test_request(void **state)
     s.model = learn(zone, "m");
     s.user = user(zone, "alice");
     s.status = 429;
+    s.fail = NGX_HTTP_CLAWD_FAIL_QUOTA;
     ngx_http_clawd_count_request(zone, &s);
 
     /* failed upstream */
@@ -909,6 +934,7 @@ test_request(void **state)
     V("model_request_total", "model=m", "3");
     V("model_request_total", "model=other", "1");
     V("model_error_total", "model=m,error_type=connect", "1");
+    V("model_error_total", "model=m,error_type=quota", "1");
     V("model_error_total", "model=m,error_type=timeout", "0");
     V("model_error_total", "model=other,error_type=invalid_response", "0");
 
@@ -949,6 +975,61 @@ test_request(void **state)
       "1");
 
     expo_free(e);
+    test_unmap(&conf);
+}
+
+
+/* Families of an upper room stand on the page, which stays a whole one. */
+
+static void
+test_upper_families(ngx_http_clawd_text_t *t, void *data)
+{
+    int                     *calls = data;
+    ngx_http_clawd_label_t   labels[2];
+
+    (*calls)++;
+
+    ngx_http_clawd_text_family(t, NGX_HTTP_CLAWD_COUNTER,
+                               "clawdbot_upper", "Of an upper room.");
+
+    labels[0].key = "limit";
+    ngx_str_set(&labels[0].value, "tokens_per_day");
+    labels[1].key = NULL;
+
+    ngx_http_clawd_text_value(t, NGX_HTTP_CLAWD_COUNTER, "clawdbot_upper",
+                              labels, 7);
+}
+
+
+static void
+test_upper_room(void **state)
+{
+    int                       openmetrics;
+    expo_t                   *e;
+    test_conf_t               conf;
+    ngx_http_clawd_zone_t    *zone;
+
+    zone = test_zone(&conf, "test:256");
+
+    for (openmetrics = 0; openmetrics < 2; openmetrics++) {
+        e = scrape(zone, openmetrics, NULL);
+        NONE("upper_total", "limit=tokens_per_day");
+        expo_free(e);
+
+        test_families = test_upper_families;
+        test_families_data = 0;
+
+        e = scrape(zone, openmetrics, NULL);
+
+        test_families = NULL;
+
+        assert_int_equal(test_families_data, 1);
+        V("upper_total", "limit=tokens_per_day", "7");
+        V("build_info", "version=" NGX_HTTP_CLAWD_VERSION
+          ",nginx=" NGINX_VERSION, "1");
+        expo_free(e);
+    }
+
     test_unmap(&conf);
 }
 
@@ -1644,6 +1725,7 @@ main(void)
         cmocka_unit_test(test_exhaustion),
         cmocka_unit_test(test_too_small),
         cmocka_unit_test(test_request),
+        cmocka_unit_test(test_upper_room),
         cmocka_unit_test(test_claims),
         cmocka_unit_test(test_rejects),
         cmocka_unit_test(test_injection),

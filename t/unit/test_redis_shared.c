@@ -30,6 +30,7 @@
 
 volatile ngx_msec_t  ngx_current_msec;
 ngx_pid_t            ngx_pid;
+ngx_uint_t           ngx_exiting;
 
 static ngx_http_clawd_redis_shared_t  shared;
 static ngx_str_t                      name = ngx_string("redis:1");
@@ -71,6 +72,7 @@ setup(void **state)
     memset(&shared, 0, sizeof(shared));
     lines = 0;
     reaped = 0;
+    ngx_exiting = 0;
     ngx_pid = getpid();
     ngx_current_msec = 1000000;
     log.log_level = NGX_LOG_NOTICE;
@@ -86,7 +88,7 @@ test_backoff(void **state)
     ngx_msec_t  msec, mean;
 
     for (i = 0; i < 64; i++) {
-        mean = (i < 7) ? (ngx_msec_t) 50 << i : 5000;
+        mean = (i < 5) ? (ngx_msec_t) 50 << i : 1000;
 
         for (n = 0; n < 1000; n++) {
             msec = ngx_http_clawd_redis_backoff(i);
@@ -168,6 +170,65 @@ test_probe_of_the_dead(void **state)
     shared.probe_at = ngx_current_msec - 60001;
     assert_int_equal(ngx_http_clawd_redis_probe(&shared, &wait), NGX_OK);
     assert_int_equal(shared.probe, ngx_pid);
+}
+
+
+/* the loop's time is cached: another's note may be ahead of it */
+
+static void
+test_clocks_apart(void **state)
+{
+    ngx_msec_t  wait;
+
+    BAD(CONNECT);
+    shared.probe = getppid();
+    shared.probe_at = ngx_current_msec + 3;
+
+    assert_int_equal(ngx_http_clawd_redis_probe(&shared, &wait),
+                     NGX_DECLINED);
+    assert_int_equal(shared.probe, getppid());
+
+    shared.bad_at = ngx_current_msec + 3;
+    shared.told_at = ngx_current_msec - 2000;
+    GOOD;
+    assert_int_equal(lines, 1);
+    assert_int_equal(shared.told, CONNECT);
+
+    shared.told_at = ngx_current_msec + 3;
+    BAD(TIMEOUT);
+    assert_int_equal(lines, 1);
+}
+
+
+/* it may have another configuration: what it finds is for itself */
+
+static void
+test_exiting(void **state)
+{
+    ngx_msec_t  wait;
+
+    BAD(CONNECT);
+    assert_int_equal(ngx_http_clawd_redis_probe(&shared, &wait), NGX_OK);
+    assert_int_equal(shared.probe, ngx_pid);
+
+    ngx_exiting = 1;
+    ngx_http_clawd_redis_missed(&shared);
+    ngx_http_clawd_redis_probed(&shared, 400);
+    assert_int_equal(shared.failures, 0);
+    assert_int_equal(shared.probe, 0);
+    assert_int_equal(shared.retry_at, 0);
+
+    shared.probe = getppid();
+    assert_int_equal(ngx_http_clawd_redis_probe(&shared, &wait), NGX_OK);
+    assert_int_equal(shared.probe, getppid());
+
+    GOOD;
+    assert_int_equal(shared.up, 0);
+    shared.up = 1;
+    BAD(TIMEOUT);
+    assert_int_equal(shared.up, 1);
+    assert_int_equal(shared.errors[TIMEOUT], 1);
+    assert_int_equal(lines, 1);
 }
 
 
@@ -301,6 +362,8 @@ main(void)
         cmocka_unit_test_setup(test_first_of_all, setup),
         cmocka_unit_test_setup(test_one_probes, setup),
         cmocka_unit_test_setup(test_probe_of_the_dead, setup),
+        cmocka_unit_test_setup(test_clocks_apart, setup),
+        cmocka_unit_test_setup(test_exiting, setup),
         cmocka_unit_test_setup(test_retry_at_of_no_use, setup),
         cmocka_unit_test_setup(test_reap, setup),
         cmocka_unit_test_setup(test_office, setup),
