@@ -91,8 +91,9 @@ void ngx_http_clawd_redis_conn_fail(ngx_http_clawd_redis_conn_t *conn,
 void ngx_http_clawd_redis_conn_poll(ngx_http_clawd_redis_conn_t *conn);
 
 /*
- * Appends to what goes out in this turn of the event loop, at its end or when it
- * is much.  NGX_OK, or NGX_ERROR on allocation failure, with nothing appended.
+ * Appends to what goes out in this turn of the event loop, at its end or when
+ * it is much.  NGX_OK, or NGX_ERROR on allocation failure with nothing
+ * appended.
  */
 ngx_int_t ngx_http_clawd_redis_conn_push(ngx_http_clawd_redis_conn_t *conn,
     u_char *bytes, size_t len);
