@@ -313,6 +313,22 @@ def restarts(report, args, aof):
     scene.close()
 
 
+def local(report, args):
+    """on_down=local, and outage after outage: each gateway's tenth is one for
+    the day, not one for each of them."""
+
+    scene = Scene(report, args, "always", on_down="local")
+    load = scene.load(users(), ["restart", "pause"], (0.2, 0.8))
+    judge = Judge(report, scene.upstream, load, scene.over)
+    used = scene.redis.used("alice")
+    judge.within("alice", LIMIT * (10 + len(scene.gateways)) // 10)
+    judge.charged("alice", used)
+    judge.prompt("alice", PATIENCE)
+    judge.answers("alice", FAULTY)
+    scene.afresh()
+    scene.close()
+
+
 def pauses(report, args):
     """Redis hangs, is full, is read-only, forgets scripts, drops links."""
 
@@ -490,6 +506,7 @@ SCENARIOS = {
     "always": lambda report, args: restarts(report, args, "always"),
     "everysec": lambda report, args: restarts(report, args, "everysec"),
     "none": lambda report, args: restarts(report, args, "none"),
+    "local": local,
     "pauses": pauses,
     "flush": flush,
     "breaker": breaker,
