@@ -448,8 +448,9 @@ class Gateway:
         end(self.process)
 
     def kill(self):
-        """Master and workers at once."""
+        """Master and workers at once; their port is free afterwards."""
         end(self.process)
+        wait_for("the killed to be gone", lambda: not listening(self.port))
 
     def reload(self):
         self.process.send_signal(signal.SIGHUP)

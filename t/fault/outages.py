@@ -267,6 +267,10 @@ def mute(report):
         outage.exact()
         day = redis.usage("alice")["dw"]
 
+        # The records are known, so that the reservation is what goes out.
+
+        outage.chat()
+        wait_for("the settlement", lambda: redis.in_flight("alice") == 0)
         proxy.muted = True
         statuses = [outage.chat(max_tokens=1000)[0] for _ in range(2)]
         report.equal(f"zone {zone}: no answer, no admission", statuses,
