@@ -14,7 +14,8 @@ import threading
 import time
 
 from harness import (REDIS_TIMEOUT, Client, Folder, Gateway, Proxy, Redis,
-                     RedisError, Report, Stream, Upstream, digest, free_port, noon_zone,
+                     RedisError, Report, Stream, Upstream, digest, free_port,
+                     noon_zone,
                      wait_for)
 
 # Several words of Redis, and what a busy machine adds.
@@ -790,7 +791,8 @@ PARTS = {"late": late, "dies": dies, "restarted": restarted, "killed": killed,
          "full": full, "readonly": readonly, "unix": unix, "tls": tls,
          "password": password, "permission": permission,
          "untracked": untracked, "local": local, "open": open_,
-         "offline": offline_restart, "twice": twice, "ends": ends, "numbers": numbers,
+         "offline": offline_restart, "twice": twice, "ends": ends,
+         "numbers": numbers,
          "left": lambda report: left(report, False),
          "left-gated": lambda report: left(report, True)}
 
