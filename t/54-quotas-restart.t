@@ -38,7 +38,7 @@ sub change {
 # An NGINX of the block's own, that it may end as it likes.  Functions that
 # ask go to it as long as it runs.
 
-my %own;
+our %own;
 
 sub own_start {
     my (@http) = @_;
@@ -435,8 +435,8 @@ for my $name (sort keys %bad) {
     Test::More::ok(!$ran, "$name: NGINX does not run");
     Test::More::like(own_log(), qr/\[emerg\] .*the state file "\Q$path\E" \Q$why\E.*: put that right or restore a copy, or move the file away to begin with no usage/,
                      "$name: a sentence");
-    delete $own{pid};
-    $ENV{TEST_NGINX_SERVER_PORT} = $own{theirs};
+    delete $main::own{pid};
+    $ENV{TEST_NGINX_SERVER_PORT} = $main::own{theirs};
     Test::More::is(state_text(), $text, "$name: it is not touched");
     unlink server_root() . '/own_temp/logs/error.log';
 }

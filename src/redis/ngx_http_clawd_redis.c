@@ -323,6 +323,12 @@ ngx_http_clawd_redis_failed(ngx_http_clawd_redis_conn_t *conn,
 
     delay = ngx_http_clawd_redis_backoff(idle ? 0 : link->attempts++);
 
+    /* where it served, it will do so again */
+
+    if (!idle) {
+        conn->addr++;
+    }
+
     if (conn->local) {
 
         /* no word of Redis: NGINX says what is short; others may do better */

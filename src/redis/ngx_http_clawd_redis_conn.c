@@ -80,7 +80,7 @@ ngx_http_clawd_redis_conn_open(ngx_http_clawd_redis_conn_t *conn)
     ngx_connection_t       *c;
     ngx_peer_connection_t  *peer;
 
-    addr = &conn->conf->addrs[conn->addr++ % conn->conf->naddrs];
+    addr = &conn->conf->addrs[conn->addr % conn->conf->naddrs];
     peer = &conn->peer;
 
     ngx_memzero(peer, sizeof(ngx_peer_connection_t));

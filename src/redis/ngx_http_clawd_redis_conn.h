@@ -51,10 +51,12 @@ struct ngx_http_clawd_redis_conn_s {
     ngx_err_t                       err;
     unsigned                        local:1;  /* no connection, descriptor */
 
+    /* of the addresses, that of the next open(): the owner moves it on */
+    ngx_uint_t                      addr;
+
     /* private */
     ngx_peer_connection_t           peer;
     ngx_log_t                       quiet;
-    ngx_uint_t                      addr;     /* the next to try */
     ngx_event_t                     timer;    /* of connecting, with TLS */
     ngx_event_t                     flush;
 
@@ -76,7 +78,7 @@ struct ngx_http_clawd_redis_conn_s {
 
 void ngx_http_clawd_redis_conn_init(ngx_http_clawd_redis_conn_t *conn);
 
-/* Begins to connect, to the next of the addresses. */
+/* Begins to connect. */
 void ngx_http_clawd_redis_conn_open(ngx_http_clawd_redis_conn_t *conn);
 
 /* Closes and says nothing; closes and calls failed(). */

@@ -529,8 +529,13 @@ ngx_http_clawd_track_failed(ngx_http_clawd_redis_conn_t *conn,
 
     if (state == NGX_HTTP_CLAWD_TRACK_TOLD) {
 
+        /* where it served, it will do so again */
+
         if (ngx_current_msec - track->since >= NGX_HTTP_CLAWD_TRACK_LASTED) {
             track->attempts = 0;
+
+        } else {
+            conn->addr++;
         }
 
         delay = ngx_http_clawd_redis_backoff(track->attempts++);
@@ -538,6 +543,7 @@ ngx_http_clawd_track_failed(ngx_http_clawd_redis_conn_t *conn,
 
     } else {
         delay = ngx_http_clawd_redis_backoff(track->attempts++);
+        conn->addr++;
 
         if (track->refused) {
             delay = NGX_HTTP_CLAWD_TRACK_REFUSED;

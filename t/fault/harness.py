@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -235,6 +236,47 @@ class Redis:
         return self("ZCARD", f"clawd:{{{name}}}:f:{name}")
 
 
+class Proxy:
+    """Between gateways and a Redis; what the server says can be withheld."""
+
+    def __init__(self, redis):
+        self.redis = redis
+        self.muted = False
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        while True:
+            try:
+                near, _ = self.listener.accept()
+                far = socket.create_connection(("127.0.0.1", self.redis.port))
+            except OSError:
+                return
+            for args in ((near, far, False), (far, near, True)):
+                threading.Thread(target=self.relay, args=args,
+                                 daemon=True).start()
+
+    def relay(self, source, target, reply):
+        """What was withheld never comes: the connection ends instead."""
+
+        try:
+            while data := source.recv(65536):
+                if reply and self.muted:
+                    continue
+                target.sendall(data)
+        except OSError:
+            pass
+        for end_ in (source, target):
+            try:
+                end_.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    def close(self):
+        self.listener.close()
+
+
 # the upstream
 
 class Upstream:
@@ -406,8 +448,9 @@ class Gateway:
         end(self.process)
 
     def kill(self):
-        """Master and workers at once."""
+        """Master and workers at once; their port is free afterwards."""
         end(self.process)
+        wait_for("the killed to be gone", lambda: not listening(self.port))
 
     def reload(self):
         self.process.send_signal(signal.SIGHUP)

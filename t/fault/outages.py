@@ -13,8 +13,9 @@ import sys
 import threading
 import time
 
-from harness import (REDIS_TIMEOUT, Client, Folder, Gateway, Redis, RedisError,
-                     Report, Stream, Upstream, digest, free_port, noon_zone,
+from harness import (REDIS_TIMEOUT, Client, Folder, Gateway, Proxy, Redis,
+                     RedisError, Report, Stream, Upstream, digest, free_port,
+                     noon_zone,
                      wait_for)
 
 # Several words of Redis, and what a busy machine adds.
@@ -251,6 +252,77 @@ def leaves(report):
     outage.back()
     outage.exact()
     outage.close()
+
+
+def mute(report):
+    """Redis does what it is told, and its answers get lost: what nobody was
+    admitted for is taken back, in the right windows."""
+
+    for zone in ("+00:00", behind()):
+        redis = Redis("none").start()
+        admin(redis)
+        redis("HSET", "clawd:user:alice", "tz", zone, "tpm", 100000)
+        proxy = Proxy(redis)
+        outage = Outage.of(report, redis, f"redis://127.0.0.1:{proxy.port}")
+        outage.back()
+        outage.exact()
+        day = redis.usage("alice")["dw"]
+
+        # The records are known, so that the reservation is what goes out.
+
+        outage.chat()
+        wait_for("the settlement", lambda: redis.in_flight("alice") == 0)
+        proxy.muted = True
+        statuses = [outage.chat(max_tokens=1000)[0] for _ in range(2)]
+        report.equal(f"zone {zone}: no answer, no admission", statuses,
+                     [503] * 2)
+        report.check("Redis has reserved", redis.in_flight("alice") > 0)
+        proxy.muted = False
+        outage.back()
+        outage.exact()
+        report.equal("the day is the same", redis.usage("alice")["dw"], day)
+        report.equal("the month's count as well", redis.usage("alice")["mu"],
+                     outage.answered())
+        outage.close()
+        proxy.close()
+
+
+def mute_killed(report):
+    """The same, and the workers die before they can take it back."""
+
+    redis = Redis("none").start()
+    admin(redis)
+    redis("HSET", "clawd:user:alice", "tz", behind())
+    proxy = Proxy(redis)
+    outage = Outage.of(report, redis, f"redis://127.0.0.1:{proxy.port}")
+    outage.back()
+    outage.exact()
+    before = redis.usage("alice")
+
+    proxy.muted = True
+    report.equal("no answer, no admission", outage.chat()[0], 503)
+    stream = Stream(outage.gateway, TOKEN, "alice", "fast")
+    for pid in outage.gateway.workers():
+        outage.gateway.kill_worker(pid)
+    stream.close()
+    proxy.muted = False
+    outage.back()
+    report.soon("places are back", lambda: redis.in_flight("alice") == 0, BACK)
+    after = redis.usage("alice")
+    report.equal("the day is the same", after["dw"], before["dw"])
+    report.check("nothing is given back that was used",
+                 after["du"] >= outage.answered(),
+                 f"{after['du']}, answered {outage.answered()}")
+    outage.close()
+    proxy.close()
+
+
+def behind():
+    """A zone in which it is another day than in UTC, if there is one: the day
+    before, else the day after."""
+
+    hour = time.gmtime().tm_hour
+    return f"-{hour + 1:02}:00" if hour < 13 else f"+{24 - hour:02}:00"
 
 
 def due(report):
@@ -713,12 +785,14 @@ def twice(report):
 
 
 PARTS = {"late": late, "dies": dies, "restarted": restarted, "killed": killed,
-         "hangs": hangs, "leaves": leaves, "due": due,
+         "hangs": hangs, "leaves": leaves, "mute": mute,
+         "mute-killed": mute_killed, "due": due,
          "orphaned": orphaned, "busy": busy, "replicas": replicas,
          "full": full, "readonly": readonly, "unix": unix, "tls": tls,
          "password": password, "permission": permission,
          "untracked": untracked, "local": local, "open": open_,
-         "offline": offline_restart, "twice": twice, "ends": ends, "numbers": numbers,
+         "offline": offline_restart, "twice": twice, "ends": ends,
+         "numbers": numbers,
          "left": lambda report: left(report, False),
          "left-gated": lambda report: left(report, True)}
 

@@ -26,6 +26,11 @@ use Clawd::Upstream ();
 
 our @store;
 
+# What sets it for a block: the two runners call preprocessors in opposite
+# orders, so it is called from here.
+
+our $store_of;
+
 my @functions = qw(admitted becomes_used body_for bound denied early estimate
                    family_of limited_headers message_of post quota_http saw
                    send_post soon until_midnight unheld usage used);
@@ -77,6 +82,8 @@ sub prepare {
 
     return if $block->{clawd_quota}++ > 1
               || defined $block->original_values->{http_config};
+
+    $store_of->($block) if $store_of;
 
     my @lines = grep { /\S/ } split /\n/, $block->quota // '';
 

@@ -71,6 +71,9 @@ sub import {
     my $known = Test::Nginx::Socket->can('known_sections');
     $known->(qw(redis redis_args redis_conf redis_down redis_proxy)) if $known;
 
+    no warnings 'once';
+    $Clawd::Quota::store_of = sub { $self->prepare(@_) };
+
     Test::Nginx::Socket::add_block_preprocessor(sub { $self->prepare(@_) });
 
     $self->start;
