@@ -142,6 +142,7 @@ ngx_http_clawd_redis_ask(ngx_http_clawd_hold_t *hold,
     int64_t                    n, live, now, *limits;
     ngx_str_t                 *run;
     ngx_http_clawd_call_t      call;
+    ngx_http_clawd_usage_t     usage;
     ngx_http_clawd_ledger_t   *ledger;
     ngx_http_clawd_account_t  *acc;
 
@@ -169,6 +170,22 @@ ngx_http_clawd_redis_ask(ngx_http_clawd_hold_t *hold,
 
     now = ngx_http_clawd_redis_now(ledger->link);
     limits = hold->terms.limits;
+
+    /* should the answer get lost, this is what is to be taken back */
+
+    if (hold->flight) {
+        ngx_memzero(&usage, sizeof(ngx_http_clawd_usage_t));
+        ngx_http_clawd_quota_roll(&usage, &hold->terms,
+                                  now ? now : ngx_http_clawd_ledger_now());
+
+        hold->flight->s.est = hold->est;
+        hold->flight->s.offset = hold->terms.offset;
+        hold->flight->s.tpm = limits[NGX_HTTP_CLAWD_LIMIT_TPM];
+        hold->flight->s.windows.epoch = hold->terms.epoch;
+        hold->flight->s.windows.minute = usage.minute;
+        hold->flight->s.windows.day = usage.day;
+        hold->flight->s.windows.month = usage.month;
+    }
 
     ngx_http_clawd_call_init(&call, hold->user.data, hold->user.len);
 
@@ -358,8 +375,6 @@ ngx_http_clawd_redis_unasked(ngx_http_clawd_hold_t *hold,
         return;
     }
 
-    f->s.est = hold->est;
-    f->s.windows.epoch = hold->terms.epoch;
     f->since = ngx_current_msec + 1000 + hold->ledger->conf->redis->timeout;
     f->state = NGX_HTTP_CLAWD_FLIGHT_DUE;
 
