@@ -18,6 +18,9 @@
 /* reads in a row, before others have their turn */
 #define NGX_HTTP_CLAWD_REDIS_READS   16
 
+/* so many bytes do not wait for the end of a turn */
+#define NGX_HTTP_CLAWD_REDIS_EARLY   2048
+
 /* of an argument, or of all: type, length, line end */
 #define NGX_HTTP_CLAWD_REDIS_HEAD    (1 + 20 + 2)
 
@@ -34,6 +37,8 @@ static ngx_int_t ngx_http_clawd_redis_conn_room(
     ngx_http_clawd_redis_conn_t *conn);
 static ngx_int_t ngx_http_clawd_redis_conn_grow(ngx_log_t *log, u_char **buf,
     size_t *size, size_t used, size_t need);
+static void ngx_http_clawd_redis_conn_early(
+    ngx_http_clawd_redis_conn_t *conn);
 static void ngx_http_clawd_redis_conn_write(ngx_event_t *wev);
 static void ngx_http_clawd_redis_conn_flush(ngx_event_t *ev);
 static void ngx_http_clawd_redis_conn_send(ngx_http_clawd_redis_conn_t *conn);
@@ -157,10 +162,6 @@ ngx_http_clawd_redis_conn_close(ngx_http_clawd_redis_conn_t *conn)
     conn->need = 1;
     conn->out_pos = 0;
     conn->out_last = 0;
-    conn->pushed = 0;
-    conn->answered = 0;
-    conn->waves[0] = 0;
-    conn->waves[1] = 0;
 
     ngx_http_clawd_redis_conn_shrink(&conn->in, &conn->in_size);
     ngx_http_clawd_redis_conn_shrink(&conn->out, &conn->out_size);
@@ -383,7 +384,6 @@ ngx_http_clawd_redis_conn_replies(ngx_http_clawd_redis_conn_t *conn)
 
         conn->in_pos = end - conn->in;
         conn->need = 1;
-        conn->answered++;
 
         result = conn->reply(conn, &conn->resp);
 
@@ -392,10 +392,6 @@ ngx_http_clawd_redis_conn_replies(ngx_http_clawd_redis_conn_t *conn)
         {
             return result;
         }
-    }
-
-    if (conn->out_pos < conn->out_last) {
-        ngx_post_event(&conn->flush, &ngx_posted_events);
     }
 
     return NGX_HTTP_CLAWD_REDIS_OK;
@@ -508,11 +504,39 @@ ngx_http_clawd_redis_conn_push(ngx_http_clawd_redis_conn_t *conn,
 
     ngx_memcpy(conn->out + conn->out_last, bytes, len);
     conn->out_last += len;
-    conn->pushed++;
 
     ngx_post_event(&conn->flush, &ngx_posted_events);
 
+    if (conn->out_last - conn->out_pos >= NGX_HTTP_CLAWD_REDIS_EARLY) {
+        ngx_http_clawd_redis_conn_early(conn);
+    }
+
     return NGX_OK;
+}
+
+
+/*
+ * In a long turn the server has something to do before its end.  What goes
+ * wrong here does so again at the end, where it may be told.
+ */
+
+static void
+ngx_http_clawd_redis_conn_early(ngx_http_clawd_redis_conn_t *conn)
+{
+    ssize_t            n;
+    ngx_connection_t  *c;
+
+    c = conn->peer.connection;
+
+    if (!conn->open || !c->write->ready) {
+        return;
+    }
+
+    n = c->send(c, conn->out + conn->out_pos, conn->out_last - conn->out_pos);
+
+    if (n > 0) {
+        conn->out_pos += n;
+    }
 }
 
 
@@ -527,27 +551,10 @@ ngx_http_clawd_redis_conn_write(ngx_event_t *wev)
 }
 
 
-/*
- * Waking the server and hearing of its answer cost each write more than what is
- * in it.  So a busy server gets the next ones when it has answered the last but
- * one, in one piece; one that has nothing to do waits for nothing.
- */
-
 static void
 ngx_http_clawd_redis_conn_flush(ngx_event_t *ev)
 {
-    ngx_http_clawd_redis_conn_t  *conn;
-
-    conn = ev->data;
-
-    if (conn->answered < conn->waves[0] || conn->out_pos == conn->out_last) {
-        return;
-    }
-
-    conn->waves[0] = conn->waves[1];
-    conn->waves[1] = conn->pushed;
-
-    ngx_http_clawd_redis_conn_send(conn);
+    ngx_http_clawd_redis_conn_send(ev->data);
 }
 
 

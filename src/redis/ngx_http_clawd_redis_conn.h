@@ -71,11 +71,6 @@ struct ngx_http_clawd_redis_conn_s {
     size_t                          out_pos;
     size_t                          out_last;
 
-    /* commands: pushed, answered, pushed up to the last two writes */
-    ngx_uint_t                      pushed;
-    ngx_uint_t                      answered;
-    ngx_uint_t                      waves[2];
-
     ngx_http_clawd_resp_t           resp;
     unsigned                        open:1;
 };
@@ -98,9 +93,9 @@ void ngx_http_clawd_redis_conn_fail(ngx_http_clawd_redis_conn_t *conn,
 void ngx_http_clawd_redis_conn_poll(ngx_http_clawd_redis_conn_t *conn);
 
 /*
- * Appends to what goes out in this turn of the event loop, or when the first of
- * two writes that are not answered yet is.  NGX_OK, or NGX_ERROR on allocation
- * failure, with nothing appended.
+ * Appends to what goes out in this turn of the event loop, at its end or when
+ * it is much.  NGX_OK, or NGX_ERROR on allocation failure with nothing
+ * appended.
  */
 ngx_int_t ngx_http_clawd_redis_conn_push(ngx_http_clawd_redis_conn_t *conn,
     u_char *bytes, size_t len);
