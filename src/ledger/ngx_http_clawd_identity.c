@@ -20,6 +20,7 @@
 
 struct ngx_http_clawd_lookup_s {
     ngx_http_clawd_redis_cmd_t    cmd;
+    ngx_event_t                   timer;       /* waits for the link */
     ngx_http_clawd_ledger_t      *ledger;
     ngx_http_clawd_ask_t         *ask;
     ngx_http_clawd_step_e         step;
@@ -57,6 +58,9 @@ static ngx_int_t ngx_http_clawd_lookup(ngx_http_clawd_ledger_t *ledger,
 static ngx_int_t ngx_http_clawd_lookup_send(ngx_http_clawd_ledger_t *ledger,
     ngx_http_clawd_ask_t *ask, ngx_http_clawd_step_e step,
     ngx_str_t *name);
+static ngx_int_t ngx_http_clawd_lookup_wait(ngx_http_clawd_ledger_t *ledger,
+    ngx_http_clawd_ask_t *ask);
+static void ngx_http_clawd_lookup_waited(ngx_event_t *ev);
 static void ngx_http_clawd_lookup_key(ngx_http_clawd_lookup_t *l);
 static void ngx_http_clawd_lookup_done(ngx_http_clawd_redis_cmd_t *cmd);
 static ngx_int_t ngx_http_clawd_lookup_read(ngx_http_clawd_lookup_t *l,
@@ -532,7 +536,7 @@ ngx_http_clawd_lookup_send(ngx_http_clawd_ledger_t *ledger,
     ngx_http_clawd_lookup_t  *l;
 
     if (!ngx_http_clawd_redis_ready(ledger->link)) {
-        return NGX_DECLINED;
+        return ngx_http_clawd_lookup_wait(ledger, ask);
     }
 
     l = ngx_calloc(sizeof(ngx_http_clawd_lookup_t), ledger->log);
@@ -568,6 +572,61 @@ ngx_http_clawd_lookup_send(ngx_http_clawd_ledger_t *ledger,
     ask->lookup = l;
 
     return NGX_AGAIN;
+}
+
+
+/* the link of a worker that has just started is ready in a moment */
+
+static ngx_int_t
+ngx_http_clawd_lookup_wait(ngx_http_clawd_ledger_t *ledger,
+    ngx_http_clawd_ask_t *ask)
+{
+    ngx_http_clawd_lookup_t  *l;
+
+    if (!ask->waited) {
+        ask->waited = 1;
+        ask->since = ngx_current_msec;
+    }
+
+    if (!ngx_http_clawd_redis_soon(ledger->link)
+        || ngx_current_msec - ask->since >= ledger->conf->redis->timeout)
+    {
+        return NGX_DECLINED;
+    }
+
+    l = ngx_calloc(sizeof(ngx_http_clawd_lookup_t), ledger->log);
+    if (l == NULL) {
+        return NGX_DECLINED;
+    }
+
+    l->ask = ask;
+    l->timer.handler = ngx_http_clawd_lookup_waited;
+    l->timer.data = l;
+    l->timer.log = ledger->log;
+
+    ask->lookup = l;
+
+    ngx_add_timer(&l->timer, NGX_HTTP_CLAWD_SOON);
+
+    return NGX_AGAIN;
+}
+
+
+static void
+ngx_http_clawd_lookup_waited(ngx_event_t *ev)
+{
+    ngx_http_clawd_ask_t     *ask;
+    ngx_http_clawd_lookup_t  *l;
+
+    l = ev->data;
+    ask = l->ask;
+
+    ngx_free(l);
+
+    if (ask) {
+        ask->lookup = NULL;
+        ask->resume(ask->data);
+    }
 }
 
 

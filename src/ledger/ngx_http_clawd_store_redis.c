@@ -56,6 +56,8 @@ typedef struct {
 
 
 static void ngx_http_clawd_redis_reserve(ngx_http_clawd_hold_t *hold);
+static ngx_uint_t ngx_http_clawd_redis_wait(ngx_http_clawd_hold_t *hold);
+static void ngx_http_clawd_redis_waited(ngx_event_t *ev);
 static ngx_int_t ngx_http_clawd_redis_ask(ngx_http_clawd_hold_t *hold,
     ngx_http_clawd_usage_t *guard);
 static void ngx_http_clawd_redis_asked(ngx_http_clawd_redis_cmd_t *cmd);
@@ -115,7 +117,11 @@ static void
 ngx_http_clawd_redis_reserve(ngx_http_clawd_hold_t *hold)
 {
     if (!ngx_http_clawd_redis_ready(hold->ledger->link)) {
-        hold->rc = ngx_http_clawd_redis_down(hold);
+
+        if (!ngx_http_clawd_redis_wait(hold)) {
+            hold->rc = ngx_http_clawd_redis_down(hold);
+        }
+
         return;
     }
 
@@ -131,6 +137,49 @@ ngx_http_clawd_redis_reserve(ngx_http_clawd_hold_t *hold)
     if (ngx_http_clawd_redis_ask(hold, NULL) != NGX_OK) {
         ngx_http_clawd_redis_unasked(hold, NGX_HTTP_CLAWD_REDIS_OK);
         hold->rc = ngx_http_clawd_redis_down(hold);
+    }
+}
+
+
+/* the link of a worker that has just started is ready in a moment: 1 or 0 */
+
+static ngx_uint_t
+ngx_http_clawd_redis_wait(ngx_http_clawd_hold_t *hold)
+{
+    ngx_http_clawd_ledger_t  *ledger;
+
+    ledger = hold->ledger;
+
+    if (hold->timer.handler == NULL) {
+        hold->timer.handler = ngx_http_clawd_redis_waited;
+        hold->timer.data = hold;
+        hold->timer.log = ledger->log;
+        hold->asked = ngx_current_msec;
+    }
+
+    if (!ngx_http_clawd_redis_soon(ledger->link)
+        || ngx_current_msec - hold->asked >= ledger->conf->redis->timeout)
+    {
+        return 0;
+    }
+
+    ngx_add_timer(&hold->timer, NGX_HTTP_CLAWD_SOON);
+
+    return 1;
+}
+
+
+static void
+ngx_http_clawd_redis_waited(ngx_event_t *ev)
+{
+    ngx_http_clawd_hold_t  *hold;
+
+    hold = ev->data;
+
+    ngx_http_clawd_redis_reserve(hold);
+
+    if (hold->rc != NGX_AGAIN) {
+        ngx_http_clawd_hold_done(hold, hold->rc);
     }
 }
 
