@@ -48,8 +48,10 @@ static ngx_int_t ngx_http_clawd_identity_make(ngx_http_clawd_ledger_t *ledger,
     ngx_http_clawd_ask_t *ask, ngx_http_clawd_record_t **records,
     ngx_http_clawd_identity_t *who);
 static ngx_uint_t ngx_http_clawd_identity_tells(time_t *told);
+static ngx_int_t ngx_http_clawd_identity_keep(ngx_pool_t *pool,
+    ngx_http_clawd_identity_t *who);
 static ngx_int_t ngx_http_clawd_identity_copy(ngx_pool_t *pool,
-    ngx_str_t *dst, ngx_str_t *src);
+    ngx_str_t *text);
 static ngx_int_t ngx_http_clawd_nobody(ngx_http_clawd_ask_t *ask,
     ngx_http_clawd_nobody_e nobody);
 static ngx_int_t ngx_http_clawd_lookup(ngx_http_clawd_ledger_t *ledger,
@@ -392,22 +394,32 @@ ngx_http_clawd_identity_make(ngx_http_clawd_ledger_t *ledger,
         return ngx_http_clawd_nobody(ask, NGX_HTTP_CLAWD_NOBODY_INVALID);
     }
 
-    /* the records' texts do not last */
+    who->user = user;
+    who->plan = plan;
 
-    if (ngx_http_clawd_identity_copy(ask->pool, &who->user, &user) != NGX_OK
-        || ngx_http_clawd_identity_copy(ask->pool, &who->plan, &plan)
-           != NGX_OK
-        || ngx_http_clawd_identity_copy(ask->pool, &who->tz, &who->tz)
-           != NGX_OK
-        || ngx_http_clawd_identity_copy(ask->pool, &who->models[0],
-                                        &who->models[0])
-           != NGX_OK
-        || ngx_http_clawd_identity_copy(ask->pool, &who->models[1],
-                                        &who->models[1])
-           != NGX_OK)
-    {
+    if (ngx_http_clawd_identity_keep(ask->pool, who) != NGX_OK) {
         ask->nobody = NGX_HTTP_CLAWD_NOBODY_DOWN;
         return NGX_ERROR;
+    }
+
+    return NGX_OK;
+}
+
+
+/* the records' texts do not last */
+
+static ngx_int_t
+ngx_http_clawd_identity_keep(ngx_pool_t *pool, ngx_http_clawd_identity_t *who)
+{
+    ngx_uint_t   i;
+    ngx_str_t   *texts[] = {
+        &who->user, &who->plan, &who->tz, &who->models[0], &who->models[1]
+    };
+
+    for (i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
+        if (ngx_http_clawd_identity_copy(pool, texts[i]) != NGX_OK) {
+            return NGX_ERROR;
+        }
     }
 
     return NGX_OK;
@@ -432,24 +444,22 @@ ngx_http_clawd_identity_tells(time_t *told)
 /* an empty list of models is one, and stays one */
 
 static ngx_int_t
-ngx_http_clawd_identity_copy(ngx_pool_t *pool, ngx_str_t *dst,
-    ngx_str_t *src)
+ngx_http_clawd_identity_copy(ngx_pool_t *pool, ngx_str_t *text)
 {
     u_char  *p;
 
-    if (src->data == NULL) {
+    if (text->data == NULL) {
         return NGX_OK;
     }
 
-    p = ngx_pnalloc(pool, src->len + 1);
+    p = ngx_pnalloc(pool, text->len + 1);
     if (p == NULL) {
         return NGX_ERROR;
     }
 
-    ngx_memcpy(p, src->data, src->len);
+    ngx_memcpy(p, text->data, text->len);
 
-    dst->len = src->len;
-    dst->data = p;
+    text->data = p;
 
     return NGX_OK;
 }
