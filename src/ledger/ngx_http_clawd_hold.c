@@ -64,12 +64,14 @@ ngx_http_clawd_reserve(ngx_http_clawd_ledger_t *ledger,
 static ngx_int_t
 ngx_http_clawd_hold_judge(ngx_http_clawd_hold_t *hold, ngx_int_t rc)
 {
-    if (rc != NGX_DECLINED || !hold->dry_run || hold->look) {
+    if (rc == NGX_OK || !hold->dry_run || hold->look) {
         return rc;
     }
 
-    (void) ngx_atomic_fetch_add(&hold->ledger->accounts->dry_run[hold->limit],
-                                1);
+    if (rc == NGX_DECLINED) {
+        (void) ngx_atomic_fetch_add(
+                        &hold->ledger->accounts->dry_run[hold->limit], 1);
+    }
 
     return ngx_http_clawd_hold_offline(hold);
 }
@@ -113,10 +115,14 @@ ngx_http_clawd_hold_end(ngx_http_clawd_hold_t *hold, int64_t actual)
 
         if (hold->timer.timer_set) {
 
-            /* the store in the zone: nothing is admitted yet */
+            /* nothing is admitted yet, nor asked */
 
             ngx_del_timer(&hold->timer);
-            ngx_http_clawd_flight_free(hold->flight);
+
+            if (hold->flight) {
+                ngx_http_clawd_flight_free(hold->flight);
+            }
+
             ngx_free(hold);
             return;
         }

@@ -20,6 +20,7 @@
 
 struct ngx_http_clawd_lookup_s {
     ngx_http_clawd_redis_cmd_t    cmd;
+    ngx_event_t                   timer;       /* waits for the link */
     ngx_http_clawd_ledger_t      *ledger;
     ngx_http_clawd_ask_t         *ask;
     ngx_http_clawd_step_e         step;
@@ -47,8 +48,10 @@ static ngx_int_t ngx_http_clawd_identity_make(ngx_http_clawd_ledger_t *ledger,
     ngx_http_clawd_ask_t *ask, ngx_http_clawd_record_t **records,
     ngx_http_clawd_identity_t *who);
 static ngx_uint_t ngx_http_clawd_identity_tells(time_t *told);
+static ngx_int_t ngx_http_clawd_identity_keep(ngx_pool_t *pool,
+    ngx_http_clawd_identity_t *who);
 static ngx_int_t ngx_http_clawd_identity_copy(ngx_pool_t *pool,
-    ngx_str_t *dst, ngx_str_t *src);
+    ngx_str_t *text);
 static ngx_int_t ngx_http_clawd_nobody(ngx_http_clawd_ask_t *ask,
     ngx_http_clawd_nobody_e nobody);
 static ngx_int_t ngx_http_clawd_lookup(ngx_http_clawd_ledger_t *ledger,
@@ -57,6 +60,9 @@ static ngx_int_t ngx_http_clawd_lookup(ngx_http_clawd_ledger_t *ledger,
 static ngx_int_t ngx_http_clawd_lookup_send(ngx_http_clawd_ledger_t *ledger,
     ngx_http_clawd_ask_t *ask, ngx_http_clawd_step_e step,
     ngx_str_t *name);
+static ngx_int_t ngx_http_clawd_lookup_wait(ngx_http_clawd_ledger_t *ledger,
+    ngx_http_clawd_ask_t *ask);
+static void ngx_http_clawd_lookup_waited(ngx_event_t *ev);
 static void ngx_http_clawd_lookup_key(ngx_http_clawd_lookup_t *l);
 static void ngx_http_clawd_lookup_done(ngx_http_clawd_redis_cmd_t *cmd);
 static ngx_int_t ngx_http_clawd_lookup_read(ngx_http_clawd_lookup_t *l,
@@ -388,22 +394,32 @@ ngx_http_clawd_identity_make(ngx_http_clawd_ledger_t *ledger,
         return ngx_http_clawd_nobody(ask, NGX_HTTP_CLAWD_NOBODY_INVALID);
     }
 
-    /* the records' texts do not last */
+    who->user = user;
+    who->plan = plan;
 
-    if (ngx_http_clawd_identity_copy(ask->pool, &who->user, &user) != NGX_OK
-        || ngx_http_clawd_identity_copy(ask->pool, &who->plan, &plan)
-           != NGX_OK
-        || ngx_http_clawd_identity_copy(ask->pool, &who->tz, &who->tz)
-           != NGX_OK
-        || ngx_http_clawd_identity_copy(ask->pool, &who->models[0],
-                                        &who->models[0])
-           != NGX_OK
-        || ngx_http_clawd_identity_copy(ask->pool, &who->models[1],
-                                        &who->models[1])
-           != NGX_OK)
-    {
+    if (ngx_http_clawd_identity_keep(ask->pool, who) != NGX_OK) {
         ask->nobody = NGX_HTTP_CLAWD_NOBODY_DOWN;
         return NGX_ERROR;
+    }
+
+    return NGX_OK;
+}
+
+
+/* the records' texts do not last */
+
+static ngx_int_t
+ngx_http_clawd_identity_keep(ngx_pool_t *pool, ngx_http_clawd_identity_t *who)
+{
+    ngx_uint_t   i;
+    ngx_str_t   *texts[] = {
+        &who->user, &who->plan, &who->tz, &who->models[0], &who->models[1]
+    };
+
+    for (i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
+        if (ngx_http_clawd_identity_copy(pool, texts[i]) != NGX_OK) {
+            return NGX_ERROR;
+        }
     }
 
     return NGX_OK;
@@ -428,24 +444,22 @@ ngx_http_clawd_identity_tells(time_t *told)
 /* an empty list of models is one, and stays one */
 
 static ngx_int_t
-ngx_http_clawd_identity_copy(ngx_pool_t *pool, ngx_str_t *dst,
-    ngx_str_t *src)
+ngx_http_clawd_identity_copy(ngx_pool_t *pool, ngx_str_t *text)
 {
     u_char  *p;
 
-    if (src->data == NULL) {
+    if (text->data == NULL) {
         return NGX_OK;
     }
 
-    p = ngx_pnalloc(pool, src->len + 1);
+    p = ngx_pnalloc(pool, text->len + 1);
     if (p == NULL) {
         return NGX_ERROR;
     }
 
-    ngx_memcpy(p, src->data, src->len);
+    ngx_memcpy(p, text->data, text->len);
 
-    dst->len = src->len;
-    dst->data = p;
+    text->data = p;
 
     return NGX_OK;
 }
@@ -532,7 +546,7 @@ ngx_http_clawd_lookup_send(ngx_http_clawd_ledger_t *ledger,
     ngx_http_clawd_lookup_t  *l;
 
     if (!ngx_http_clawd_redis_ready(ledger->link)) {
-        return NGX_DECLINED;
+        return ngx_http_clawd_lookup_wait(ledger, ask);
     }
 
     l = ngx_calloc(sizeof(ngx_http_clawd_lookup_t), ledger->log);
@@ -568,6 +582,61 @@ ngx_http_clawd_lookup_send(ngx_http_clawd_ledger_t *ledger,
     ask->lookup = l;
 
     return NGX_AGAIN;
+}
+
+
+/* the link of a worker that has just started is ready in a moment */
+
+static ngx_int_t
+ngx_http_clawd_lookup_wait(ngx_http_clawd_ledger_t *ledger,
+    ngx_http_clawd_ask_t *ask)
+{
+    ngx_http_clawd_lookup_t  *l;
+
+    if (!ask->waited) {
+        ask->waited = 1;
+        ask->since = ngx_current_msec;
+    }
+
+    if (!ngx_http_clawd_redis_soon(ledger->link)
+        || ngx_current_msec - ask->since >= ledger->conf->redis->timeout)
+    {
+        return NGX_DECLINED;
+    }
+
+    l = ngx_calloc(sizeof(ngx_http_clawd_lookup_t), ledger->log);
+    if (l == NULL) {
+        return NGX_DECLINED;
+    }
+
+    l->ask = ask;
+    l->timer.handler = ngx_http_clawd_lookup_waited;
+    l->timer.data = l;
+    l->timer.log = ledger->log;
+
+    ask->lookup = l;
+
+    ngx_add_timer(&l->timer, NGX_HTTP_CLAWD_SOON);
+
+    return NGX_AGAIN;
+}
+
+
+static void
+ngx_http_clawd_lookup_waited(ngx_event_t *ev)
+{
+    ngx_http_clawd_ask_t     *ask;
+    ngx_http_clawd_lookup_t  *l;
+
+    l = ev->data;
+    ask = l->ask;
+
+    ngx_free(l);
+
+    if (ask) {
+        ask->lookup = NULL;
+        ask->resume(ask->data);
+    }
 }
 
 

@@ -113,6 +113,8 @@ typedef struct {
 
     /* private */
     ngx_http_clawd_lookup_t      *lookup;     /* what is waited for */
+    ngx_msec_t                    since;      /* the link is waited for */
+    ngx_uint_t                    waited;
     ngx_http_clawd_record_t       records[NGX_HTTP_CLAWD_STEPS];
     unsigned                      known[NGX_HTTP_CLAWD_STEPS];
 } ngx_http_clawd_ask_t;
@@ -161,7 +163,8 @@ struct ngx_http_clawd_hold_s {
     void                         *data;
     ngx_http_clawd_flight_t      *flight;     /* NULL: nothing is held */
     ngx_http_clawd_redis_cmd_t    cmd;
-    ngx_event_t                   timer;      /* waits for a file */
+    ngx_event_t                   timer;      /* waits for a file, or for the
+                                                 link's first word */
     ngx_msec_t                    asked;
     uint32_t                      hash;
     unsigned                      waiting:1;  /* cmd or timer is pending */
@@ -219,6 +222,9 @@ void ngx_http_clawd_ledger_metrics(ngx_http_clawd_text_t *t, void *data);
 
 
 /* of the room */
+
+/* who waits for a link that is about to be ready looks so often, in ms */
+#define NGX_HTTP_CLAWD_SOON   5
 
 /* turns of the tick between two rounds of housekeeping */
 #define NGX_HTTP_CLAWD_TICKS  5

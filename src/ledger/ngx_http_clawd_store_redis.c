@@ -56,6 +56,8 @@ typedef struct {
 
 
 static void ngx_http_clawd_redis_reserve(ngx_http_clawd_hold_t *hold);
+static ngx_uint_t ngx_http_clawd_redis_wait(ngx_http_clawd_hold_t *hold);
+static void ngx_http_clawd_redis_waited(ngx_event_t *ev);
 static ngx_int_t ngx_http_clawd_redis_ask(ngx_http_clawd_hold_t *hold,
     ngx_http_clawd_usage_t *guard);
 static void ngx_http_clawd_redis_asked(ngx_http_clawd_redis_cmd_t *cmd);
@@ -115,7 +117,11 @@ static void
 ngx_http_clawd_redis_reserve(ngx_http_clawd_hold_t *hold)
 {
     if (!ngx_http_clawd_redis_ready(hold->ledger->link)) {
-        hold->rc = ngx_http_clawd_redis_down(hold);
+
+        if (!ngx_http_clawd_redis_wait(hold)) {
+            hold->rc = ngx_http_clawd_redis_down(hold);
+        }
+
         return;
     }
 
@@ -135,6 +141,49 @@ ngx_http_clawd_redis_reserve(ngx_http_clawd_hold_t *hold)
 }
 
 
+/* the link of a worker that has just started is ready in a moment: 1 or 0 */
+
+static ngx_uint_t
+ngx_http_clawd_redis_wait(ngx_http_clawd_hold_t *hold)
+{
+    ngx_http_clawd_ledger_t  *ledger;
+
+    ledger = hold->ledger;
+
+    if (hold->timer.handler == NULL) {
+        hold->timer.handler = ngx_http_clawd_redis_waited;
+        hold->timer.data = hold;
+        hold->timer.log = ledger->log;
+        hold->asked = ngx_current_msec;
+    }
+
+    if (!ngx_http_clawd_redis_soon(ledger->link)
+        || ngx_current_msec - hold->asked >= ledger->conf->redis->timeout)
+    {
+        return 0;
+    }
+
+    ngx_add_timer(&hold->timer, NGX_HTTP_CLAWD_SOON);
+
+    return 1;
+}
+
+
+static void
+ngx_http_clawd_redis_waited(ngx_event_t *ev)
+{
+    ngx_http_clawd_hold_t  *hold;
+
+    hold = ev->data;
+
+    ngx_http_clawd_redis_reserve(hold);
+
+    if (hold->rc != NGX_AGAIN) {
+        ngx_http_clawd_hold_done(hold, hold->rc);
+    }
+}
+
+
 static ngx_int_t
 ngx_http_clawd_redis_ask(ngx_http_clawd_hold_t *hold,
     ngx_http_clawd_usage_t *guard)
@@ -142,6 +191,7 @@ ngx_http_clawd_redis_ask(ngx_http_clawd_hold_t *hold,
     int64_t                    n, live, now, *limits;
     ngx_str_t                 *run;
     ngx_http_clawd_call_t      call;
+    ngx_http_clawd_usage_t     usage;
     ngx_http_clawd_ledger_t   *ledger;
     ngx_http_clawd_account_t  *acc;
 
@@ -169,6 +219,22 @@ ngx_http_clawd_redis_ask(ngx_http_clawd_hold_t *hold,
 
     now = ngx_http_clawd_redis_now(ledger->link);
     limits = hold->terms.limits;
+
+    /* should the answer get lost, this is what is to be taken back */
+
+    if (hold->flight) {
+        ngx_memzero(&usage, sizeof(ngx_http_clawd_usage_t));
+        ngx_http_clawd_quota_roll(&usage, &hold->terms,
+                                  now ? now : ngx_http_clawd_ledger_now());
+
+        hold->flight->s.est = hold->est;
+        hold->flight->s.offset = hold->terms.offset;
+        hold->flight->s.tpm = limits[NGX_HTTP_CLAWD_LIMIT_TPM];
+        hold->flight->s.windows.epoch = hold->terms.epoch;
+        hold->flight->s.windows.minute = usage.minute;
+        hold->flight->s.windows.day = usage.day;
+        hold->flight->s.windows.month = usage.month;
+    }
 
     ngx_http_clawd_call_init(&call, hold->user.data, hold->user.len);
 
@@ -358,8 +424,6 @@ ngx_http_clawd_redis_unasked(ngx_http_clawd_hold_t *hold,
         return;
     }
 
-    f->s.est = hold->est;
-    f->s.windows.epoch = hold->terms.epoch;
     f->since = ngx_current_msec + 1000 + hold->ledger->conf->redis->timeout;
     f->state = NGX_HTTP_CLAWD_FLIGHT_DUE;
 

@@ -485,6 +485,19 @@ ngx_http_clawd_redis_ready(ngx_http_clawd_redis_t *link)
 
 
 ngx_uint_t
+ngx_http_clawd_redis_soon(ngx_http_clawd_redis_t *link)
+{
+    if (link->state == NGX_HTTP_CLAWD_REDIS_READY
+        || link->shared->failures >= NGX_HTTP_CLAWD_REDIS_BREAK)
+    {
+        return 0;
+    }
+
+    return link->shared->up || link->attempts == 0;
+}
+
+
+ngx_uint_t
 ngx_http_clawd_redis_pending(ngx_http_clawd_redis_t *link)
 {
     return link->pending;

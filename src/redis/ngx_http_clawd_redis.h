@@ -161,6 +161,12 @@ void ngx_http_clawd_redis_destroy(ngx_http_clawd_redis_t *link);
 /* Whether a command sent now would go out: 1 or 0 (not ready, breaker open) */
 ngx_uint_t ngx_http_clawd_redis_ready(ngx_http_clawd_redis_t *link);
 
+/*
+ * Whether a link that is not ready is about to be: it connects, and nothing is
+ * known against the server.  A new worker's first requests then better wait.
+ */
+ngx_uint_t ngx_http_clawd_redis_soon(ngx_http_clawd_redis_t *link);
+
 /* Commands without an answer yet. */
 ngx_uint_t ngx_http_clawd_redis_pending(ngx_http_clawd_redis_t *link);
 

@@ -151,6 +151,37 @@ def late(report):
     outage.close()
 
 
+def fresh(report):
+    """New workers get requests before their link has said hello: these wait
+    for it, and nobody is refused by a reload."""
+
+    outage = Outage(report, limit=10000000)
+    seen = []
+    ended = threading.Event()
+
+    def ask():
+        while not ended.is_set():
+            seen.append(outage.gateway.chat(
+                TOKEN, script="fast tokens=1,1", user="alice").status)
+
+    clients = [threading.Thread(target=ask) for _ in range(4)]
+    for client in clients:
+        client.start()
+    for _ in range(5):
+        old = set(outage.gateway.workers())
+        outage.gateway.reload()
+        wait_for("new workers", lambda: not old & set(
+            outage.gateway.workers()))
+        count = len(seen)
+        wait_for("answers of theirs", lambda: len(seen) > count + 20)
+    ended.set()
+    for client in clients:
+        client.join()
+    report.equal("all are answered", set(seen), {200})
+    outage.exact()
+    outage.close()
+
+
 def dies(report):
     """Redis dies with streams running; they end, and are charged later."""
 
@@ -784,7 +815,8 @@ def twice(report):
     report.clean(outage.gateway)
 
 
-PARTS = {"late": late, "dies": dies, "restarted": restarted, "killed": killed,
+PARTS = {"late": late, "fresh": fresh, "dies": dies,
+         "restarted": restarted, "killed": killed,
          "hangs": hangs, "leaves": leaves, "mute": mute,
          "mute-killed": mute_killed, "due": due,
          "orphaned": orphaned, "busy": busy, "replicas": replicas,
