@@ -20,6 +20,9 @@
 /* settlements that go to the file, or come from it, at once */
 #define NGX_HTTP_CLAWD_SPOOL_BATCH  64
 
+/* settlements that may be on their way when more are reminded of */
+#define NGX_HTTP_CLAWD_REMIND_MAX   512
+
 /* Redis is away so long before settlements go to the file */
 #define NGX_HTTP_CLAWD_SPOOL_AFTER  1000
 
@@ -917,6 +920,14 @@ ngx_http_clawd_redis_remind(ngx_http_clawd_ledger_t *ledger)
         due++;
 
         if ((ngx_msec_int_t) (ngx_current_msec - f->since) < 0) {
+            continue;
+        }
+
+        /* a server that is just back must not be late for lack of breath */
+
+        if (ngx_http_clawd_redis_pending(ledger->link)
+            >= NGX_HTTP_CLAWD_REMIND_MAX)
+        {
             continue;
         }
 
