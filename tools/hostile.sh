@@ -36,9 +36,8 @@ for suite in "run.py 2000 1 1" "link.py 10000 1"; do
     python3 "t/hostile/${words[0]}" "${words[@]:1}" 2>&1 | tee "$log"
     status=${PIPESTATUS[0]}
 
-    read -r passed failed < <(sed -n \
-        's/^.*\b\([0-9]*\) passed, \([0-9]*\) failed$/\1 \2/p' "$log" \
-        | tail -n 1)
+    read -r passed failed < <(grep -oE '[0-9]+ passed, [0-9]+ failed$' "$log" \
+        | tail -n 1 | awk '{ print $1, $3 }')
 
     if [ -z "${passed:-}" ] || [ $((passed + failed)) -eq 0 ] \
         || { [ "$status" -ne 0 ] && [ "$failed" -eq 0 ]; }
