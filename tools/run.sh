@@ -241,4 +241,8 @@ start_nginx
 show
 
 wait -n "${pids[@]}" || true
+
+# Ctrl-C reaches the servers as well, and their end may be seen here before it.
+sleep 1
+
 die "a server ended by itself, see $run/error.log and $run/model.log"
