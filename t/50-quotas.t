@@ -444,6 +444,25 @@ the upstream answered 401
 
 
 
+=== an answer of a type that is not read costs its prompt's bound
+--- quota
+default tokens_per_day=100000
+--- upstream eval
+[[main::reply(200, 'a generation', 'Content-Type' => 'text/plain')],
+ [main::reply(200, '<p>one</p>', 'Content-Type' => 'text/html')]]
+--- init
+package main;
+my $bound = bound('native');
+for my $n (1, 2) {
+    Test::More::is(post('native')->{status}, $n == 1 ? 200 : 502, "number $n");
+    unheld();
+    becomes_used($n * $bound, "$n of them");
+}
+--- error_log
+the upstream's answer with status 200 is not relayed
+
+
+
 === a connection that is refused costs nothing
 --- quota
 default tokens_per_day=100000

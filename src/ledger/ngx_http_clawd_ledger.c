@@ -42,7 +42,6 @@ ngx_http_clawd_ledger_create(ngx_cycle_t *cycle,
     ledger->conf = conf;
     ledger->zone = ngx_http_clawd_zone(conf->zone);
     ledger->accounts = ngx_http_clawd_accounts(ledger->zone);
-    ledger->cycle = cycle;
     ledger->log = cycle->log;
 
 #if (NGX_THREADS)

@@ -248,7 +248,6 @@ struct ngx_http_clawd_ledger_s {
     ngx_http_clawd_zone_t        *zone;
     ngx_http_clawd_accounts_t    *accounts;
     ngx_http_clawd_store_t       *store;
-    ngx_cycle_t                  *cycle;
     ngx_log_t                    *log;
     ngx_event_t                   tick;
     ngx_uint_t                    ticks;
@@ -267,7 +266,6 @@ struct ngx_http_clawd_ledger_s {
     ngx_atomic_uint_t             losses;     /* that were answered by beats */
     ngx_uint_t                    replaying;  /* answers that are awaited */
     unsigned                      replay_failed:1;
-    unsigned                      replay_last:1;
 };
 
 

@@ -136,10 +136,14 @@ ngx_http_clawd_settle_cost(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx)
 
     if (ctx->stream == NULL) {
 
-        /* an error's answer has cost nothing; without one nobody knows */
+        /*
+         * An error has cost nothing.  Of a success that can't be read, and
+         * without any answer, nobody knows.
+         */
 
-        return (r->upstream && r->upstream->headers_in.status_n) ? 0
-               : ctx->prompt_bound;
+        return (r->upstream && r->upstream->headers_in.status_n
+                               >= NGX_HTTP_SPECIAL_RESPONSE)
+               ? 0 : ctx->prompt_bound;
     }
 
     facts = &ctx->stream->answer.facts;
