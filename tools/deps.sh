@@ -12,7 +12,7 @@ set -eu
 build="nginx nginx-dev gcc make libc6-dev libssl-dev zlib1g-dev libpcre2-dev
     libhiredis-dev libjansson-dev"
 unit="libcmocka-dev"
-test="perl libtest-base-perl curl python3 python3-redis redis-server tzdata"
+test="perl libtest-base-perl curl python3 redis-server tzdata"
 check="clang clang-tidy clang-format cppcheck python3 git"
 fuzz="clang libclang-rt-dev llvm"
 source="debian-archive-keyring clang libclang-rt-dev llvm"

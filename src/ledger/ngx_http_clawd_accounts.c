@@ -8,7 +8,7 @@
 
 
 #define NGX_HTTP_CLAWD_ACCOUNTS_PLACE    2    /* in the list of areas */
-#define NGX_HTTP_CLAWD_ACCOUNTS_VERSION  2
+#define NGX_HTTP_CLAWD_ACCOUNTS_VERSION  3
 
 /* of the zone's size, what accounts and flights get each */
 #define NGX_HTTP_CLAWD_ACCOUNTS_SHARE    8
@@ -249,6 +249,7 @@ ngx_http_clawd_flight_take(ngx_http_clawd_zone_t *zone, ngx_str_t *user)
     f->since = ngx_current_msec;
     f->account = a->naccounts;
     f->upstream = 0;
+    f->local = 0;
     f->sending = 0;
     f->spooled = 0;
 

@@ -82,6 +82,7 @@ typedef struct {
     uint32_t                     account;      /* index, once it is charged;
                                                   else naccounts */
     unsigned                     upstream:1;   /* it may have cost tokens */
+    unsigned                     local:1;      /* of the gateway's share */
     unsigned                     sending:1;    /* the owner waits for Redis */
     unsigned                     spooled:1;    /* it may be in the file, too */
 } ngx_http_clawd_flight_t;

@@ -70,6 +70,9 @@ static void ngx_http_clawd_redis_unasked(ngx_http_clawd_hold_t *hold,
     ngx_http_clawd_redis_result_e result);
 static ngx_int_t ngx_http_clawd_redis_down(ngx_http_clawd_hold_t *hold);
 static ngx_int_t ngx_http_clawd_redis_local(ngx_http_clawd_hold_t *hold);
+static int64_t ngx_http_clawd_redis_share(int64_t limit);
+static void ngx_http_clawd_redis_unlocal(ngx_http_clawd_ledger_t *ledger,
+    ngx_http_clawd_flight_t *f);
 static void ngx_http_clawd_redis_usage(ngx_http_clawd_usage_t *u,
     ngx_http_clawd_resp_item_t *items);
 static ngx_int_t ngx_http_clawd_redis_array(ngx_http_clawd_resp_t *reply,
@@ -477,9 +480,7 @@ ngx_http_clawd_redis_local(ngx_http_clawd_hold_t *hold)
     now = ngx_http_clawd_ledger_now();
 
     for (i = 0; i < NGX_HTTP_CLAWD_LIMITS; i++) {
-        if (limits[i] > 0) {
-            limits[i] = ngx_max(limits[i] / NGX_HTTP_CLAWD_LOCAL_SHARE, 1);
-        }
+        limits[i] = ngx_http_clawd_redis_share(limits[i]);
     }
 
     rc = NGX_ERROR;
@@ -508,7 +509,47 @@ ngx_http_clawd_redis_local(ngx_http_clawd_hold_t *hold)
 
     hold->now = now;
 
-    return (rc == NGX_OK) ? ngx_http_clawd_hold_offline(hold) : rc;
+    if (rc != NGX_OK) {
+        return rc;
+    }
+
+    rc = ngx_http_clawd_hold_offline(hold);
+
+    if (rc == NGX_OK) {
+        hold->flight->local = 1;
+    }
+
+    return rc;
+}
+
+
+static int64_t
+ngx_http_clawd_redis_share(int64_t limit)
+{
+    return (limit > 0) ? ngx_max(limit / NGX_HTTP_CLAWD_LOCAL_SHARE, 1)
+                       : limit;
+}
+
+
+/* of the share, too, only what was used is gone */
+
+static void
+ngx_http_clawd_redis_unlocal(ngx_http_clawd_ledger_t *ledger,
+    ngx_http_clawd_flight_t *f)
+{
+    ngx_http_clawd_accounts_t  *a;
+
+    a = ledger->accounts;
+
+    ngx_shmtx_lock(&ledger->zone->shpool->mutex);
+
+    if (f->account < a->naccounts) {
+        ngx_http_clawd_quota_settle(&a->accounts[f->account].offline,
+                                    &f->s.windows, f->s.actual - f->s.est,
+                                    ngx_http_clawd_redis_share(f->s.tpm));
+    }
+
+    ngx_shmtx_unlock(&ledger->zone->shpool->mutex);
 }
 
 
@@ -649,6 +690,12 @@ ngx_http_clawd_redis_settle(ngx_http_clawd_ledger_t *ledger,
     ngx_http_clawd_flight_t *f)
 {
     f->since = ngx_current_msec;
+
+    /* its account is live until then: its place is not another's */
+
+    if (f->local) {
+        ngx_http_clawd_redis_unlocal(ledger, f);
+    }
 
     ngx_http_clawd_flight_unheld(ledger, f, NGX_HTTP_CLAWD_FLIGHT_DUE);
 

@@ -754,6 +754,24 @@ def local(report):
     outage.close()
 
 
+def share(report):
+    """on_down=local: the share is of what is used, not of what might be."""
+
+    outage = Outage(report, limit=20000, on_down="local")
+    outage.redis.kill()
+    outage.down()
+
+    # Each may need most of the share of 2000, and uses 50.
+
+    for _ in range(5):
+        status = outage.chat(max_tokens=1000)[0]
+        report.equal("one more passes", status, 200)
+    outage.redis.start()
+    outage.back()
+    outage.exact()
+    outage.close()
+
+
 def open_(report):
     """on_down=open: no limits, and all of it charged."""
 
@@ -822,7 +840,8 @@ PARTS = {"late": late, "fresh": fresh, "dies": dies,
          "orphaned": orphaned, "busy": busy, "replicas": replicas,
          "full": full, "readonly": readonly, "unix": unix, "tls": tls,
          "password": password, "permission": permission,
-         "untracked": untracked, "local": local, "open": open_,
+         "untracked": untracked, "local": local, "share": share,
+         "open": open_,
          "offline": offline_restart, "twice": twice, "ends": ends,
          "numbers": numbers,
          "left": lambda report: left(report, False),
