@@ -67,7 +67,7 @@ check: deps-check ## compilers, linters, style, and the README against the code
 
 
 .PHONY: test
-test: ## every suite, with its time and count (at most 30 minutes)
+test: ## every suite, with its time and count (at most 45 minutes)
 	@tools/test-all.sh
 
 
@@ -157,6 +157,11 @@ build/fuzz/%: fuzz/%.c $(FUZZ_OBJ) $$(call linked,fuzz,fuzz/$$*.c) $(HDRS)
 .PHONY: e2e
 e2e: build ## real clients against real models
 	@t/e2e/run.sh
+
+
+.PHONY: stack
+stack: build ## image, compose, alerts and dashboards
+	@t/stack/run.sh
 
 
 .PHONY: bench

@@ -32,6 +32,8 @@ qr/\A\#\ HELP\ clawdbot_http_request_duration_seconds\ [^\n]+\n
    .*
    ^clawdbot_zone_free_bytes\ \d{6,7}\n
    .*
+   ^clawdbot_zone_size_bytes\ 1048576\n
+   .*
    ^clawdbot_build_info\{version="[\d.]+",nginx="[\d.]+"\}\ 1\n\z/msx
 --- no_error_log
 [error]

@@ -109,7 +109,8 @@ ast.parse(open(sys.argv[1]).read(), sys.argv[1])' "$file" || status=1 ;;
             echo "$file: trailing blanks"
             status=1
         fi
-    done < <(git ls-files -- tools bench t/e2e .ci docker \
+    done < <(git ls-files -- tools bench t/e2e t/stack .ci docker \
+                 grafana-dashboards \
                  | grep -v -E '\.(json|txt|lock|md)$')
 
     return $status

@@ -6,6 +6,7 @@
 #
 #     tools/test-all.sh [SUITE...]     default: all, in this order:
 #     deps build check unit t asan hostile fault static test-1.26 fuzz e2e
+#     stack
 #
 # The output of each suite is kept in build/log/SUITE.log.
 
@@ -18,7 +19,7 @@ mkdir -p "$logs"
 
 suites=("$@")
 [ $# -gt 0 ] || suites=(deps build check unit t asan hostile fault static
-                        test-1.26 fuzz e2e)
+                        test-1.26 fuzz e2e stack)
 
 total_passed=0
 total_failed=0

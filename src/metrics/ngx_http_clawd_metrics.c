@@ -165,6 +165,7 @@ ngx_http_clawd_metrics_scrape(ngx_http_clawd_zone_t *zone,
     ngx_memzero(scrape, sizeof(ngx_http_clawd_scrape_t));
 
     scrape->zone_free = ngx_http_clawd_zone_free(zone);
+    scrape->zone_size = zone->shpool->end - (u_char *) zone->shpool;
 
 #if (NGX_STAT_STUB)
 

@@ -122,6 +122,13 @@ ngx_http_clawd_prometheus_write(ngx_http_clawd_text_t *t,
                               "clawdbot_zone_free_bytes", NULL,
                               scrape->zone_free);
 
+    ngx_http_clawd_text_family(t, NGX_HTTP_CLAWD_GAUGE,
+                               "clawdbot_zone_size_bytes",
+                               "Size of the shared zone.");
+    ngx_http_clawd_text_value(t, NGX_HTTP_CLAWD_GAUGE,
+                              "clawdbot_zone_size_bytes", NULL,
+                              scrape->zone_size);
+
     ngx_http_clawd_text_family(t, NGX_HTTP_CLAWD_COUNTER,
                                "clawdbot_series_dropped",
                                "Times that a model or user without a series "
@@ -329,11 +336,11 @@ ngx_http_clawd_prometheus_users(ngx_http_clawd_text_t *t,
                                          &u->completion_tokens);
     }
 
+    labels[1].key = NULL;
+
     ngx_http_clawd_text_family(t, NGX_HTTP_CLAWD_COUNTER,
                                "clawdbot_user_requests",
                                "Requests of a user.");
-
-    labels[1].key = NULL;
 
     for (i = 0; i < n; i++) {
         u = (ngx_http_clawd_user_series_t *) users->series[i];
@@ -342,6 +349,19 @@ ngx_http_clawd_prometheus_users(ngx_http_clawd_text_t *t,
         ngx_http_clawd_text_value(t, NGX_HTTP_CLAWD_COUNTER,
                                   "clawdbot_user_requests", labels,
                                   u->requests);
+    }
+
+    ngx_http_clawd_text_family(t, NGX_HTTP_CLAWD_COUNTER,
+                               "clawdbot_user_rejected",
+                               "Requests of a user that a quota refused.");
+
+    for (i = 0; i < n; i++) {
+        u = (ngx_http_clawd_user_series_t *) users->series[i];
+
+        ngx_http_clawd_prometheus_label(&labels[0], "user", users, i);
+        ngx_http_clawd_text_value(t, NGX_HTTP_CLAWD_COUNTER,
+                                  "clawdbot_user_rejected", labels,
+                                  u->rejects);
     }
 }
 

@@ -26,6 +26,7 @@
 
 typedef struct {
     uint64_t     zone_free;       /* bytes */
+    uint64_t     zone_size;
 
     /* as stub_status has them, if it is built in */
 

@@ -319,6 +319,10 @@ ngx_http_clawd_count_request(ngx_http_clawd_zone_t *zone,
         (void) ngx_atomic_fetch_add(&m->fails[sample->fail], 1);
     }
 
+    if (sample->fail == NGX_HTTP_CLAWD_FAIL_QUOTA) {
+        (void) ngx_atomic_fetch_add(&u->rejects, 1);
+    }
+
     if (sample->source != NGX_HTTP_CLAWD_SOURCE_NONE) {
         (void) ngx_atomic_fetch_add(&registry->sources[sample->source], 1);
     }

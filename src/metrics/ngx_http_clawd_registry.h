@@ -146,6 +146,7 @@ typedef struct {
     u_char                   pad[64];
 
     ngx_atomic_t             requests;
+    ngx_atomic_t             rejects;       /* by a quota */
     ngx_atomic_t             prompt_tokens;
     ngx_atomic_t             completion_tokens;
 } ngx_http_clawd_user_series_t;

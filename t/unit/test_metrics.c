@@ -321,6 +321,7 @@ scrape(ngx_http_clawd_zone_t *zone, int openmetrics, char **text)
 
     ngx_memzero(&s, sizeof(s));
     s.zone_free = ngx_http_clawd_zone_free(zone);
+    s.zone_size = 1048576;
     s.connections = 1;
     s.active = 5;
     s.reading = 1;
@@ -965,6 +966,9 @@ test_request(void **state)
     V("user_tokens_total", "user=alice,type=completion", "19");
     V("user_tokens_total", "user=other,type=completion", "1");
     V("user_requests_total", "user=alice", "3");
+    V("user_rejected_total", "user=alice", "1");
+    V("user_rejected_total", "user=other", "0");
+    V("zone_size_bytes", "", "1048576");
     V("usage_source_total", "source=upstream", "1");
     V("usage_source_total", "source=counted", "0");
     V("usage_source_total", "source=estimated", "1");
@@ -1274,11 +1278,13 @@ test_formats(void **state)
         { "tokens", "counter" },
         { "user_tokens", "counter" },
         { "user_requests", "counter" },
+        { "user_rejected", "counter" },
         { "requests_in_flight", "gauge" },
         { "rejected", "counter" },
         { "nginx_connections", "gauge" },
         { "usage_source", "counter" },
         { "zone_free_bytes", "gauge" },
+        { "zone_size_bytes", "gauge" },
         { "series_dropped", "counter" },
         { "build_info", "gauge" }
     };
