@@ -1,8 +1,9 @@
 /*
  * Copyright (C) clawd authors
  *
- * What the scripts of the store in Redis reach alone: pairs of a reserve and a
- * settle on one connection, which is what a gateway with one worker has.
+ * What the scripts of the store in Redis reach alone: reserves that have the
+ * settlement of the one before with them, on one connection, which is what a
+ * gateway with one worker has.
  *
  *     pairs SOCKET CLIENTS SECONDS USERS
  *
@@ -26,20 +27,22 @@
 #define WRITE        8        /* commands */
 #define LIMIT        "1000000000000"
 #define ESTIMATE     "1500"
-#define ACTUAL       "230"
+#define ESTIMATED    1500
+#define ACTUAL       230
 
 
 typedef struct {
-    unsigned   settles;
+    int        rides;         /* 1: a settlement goes with the question */
     long long  user;
     char       rid[33];
+    char       window[3][24];
 } client_t;
 
 
 static redisContext  *redis;
 static char           run_id[41];
 static char           sha[NGX_HTTP_CLAWD_SCRIPTS][41];
-static long long      users, now_us, commands, newest;
+static long long      users, now_us, requests, newest;
 static uint64_t       count;
 
 
@@ -128,16 +131,25 @@ eval(client_t *c, int script, const char **args)
 }
 
 
+/* the reservation before this one is settled along with it */
+
 static void
 reserve(client_t *c)
 {
-    char         deadline[24], n[24];
+    char         deadline[24], n[24], settled[33], delta[24];
     const char  *args[] = { c->rid, ESTIMATE, "90000", deadline, LIMIT, LIMIT,
                             LIMIT, LIMIT, LIMIT, "0", "0", run_id, n, "0",
-                            NULL };
+                            settled, delta, c->window[0], c->window[1],
+                            c->window[2], LIMIT, NULL };
 
-    c->settles = 0;
-    c->user = count % users;
+    if (c->rid[0]) {
+        memcpy(settled, c->rid, sizeof(settled));
+        snprintf(delta, sizeof(delta), "%d", ACTUAL - ESTIMATED);
+
+    } else {
+        args[14] = NULL;
+    }
+
     snprintf(c->rid, sizeof(c->rid), "%032" PRIx64, ++count);
     snprintf(deadline, sizeof(deadline), "%lld", now_us ? now_us + 5000000 : 0);
     snprintf(n, sizeof(n), "%lld", users == 1 ? newest : 0);
@@ -147,52 +159,37 @@ reserve(client_t *c)
 
 
 static void
-settle(client_t *c, redisReply **usage)
-{
-    int          i;
-    char         window[3][24];
-    const char  *args[] = { c->rid, ESTIMATE, ACTUAL, window[0], window[1],
-                            window[2], "0", LIMIT, "0", "0", run_id, NULL };
-
-    static int   where[] = { 4, 7, 9 };   /* minute, day, month */
-
-    c->settles = 1;
-
-    for (i = 0; i < 3; i++) {
-        snprintf(window[i], sizeof(window[i]), "%lld",
-                 usage[where[i]]->integer);
-    }
-
-    eval(c, NGX_HTTP_CLAWD_SCRIPT_SETTLE, args);
-}
-
-
-static void
 answer(client_t *c, redisReply *reply)
 {
-    size_t  want;
+    int                   i;
+    struct redisReply   **usage;
 
-    want = c->settles ? NGX_HTTP_CLAWD_SETTLE_N : NGX_HTTP_CLAWD_RESERVE_N;
+    static int            where[] = { 4, 7, 9 };   /* minute, day, month */
 
-    if (reply->type != REDIS_REPLY_ARRAY || reply->elements != want
-        || reply->element[0]->integer != 1)
+    if (reply->type != REDIS_REPLY_ARRAY
+        || reply->elements != NGX_HTTP_CLAWD_RESERVE_N
+        || reply->element[NGX_HTTP_CLAWD_RESERVE_STATUS]->integer != 1
+        || reply->element[NGX_HTTP_CLAWD_RESERVE_SETTLED]->integer != c->rides)
     {
         fprintf(stderr, "pairs: %s\n", reply->type == REDIS_REPLY_ERROR
-                ? reply->str : "a request was not admitted");
+                ? reply->str : "a request was not admitted, or not settled");
         exit(1);
     }
 
-    commands++;
+    usage = reply->element + NGX_HTTP_CLAWD_RESERVE_USAGE;
 
-    if (c->settles) {
-        newest = reply->element[1 + NGX_HTTP_CLAWD_SETTLE_USAGE]->integer;
-        reserve(c);
-        return;
+    for (i = 0; i < 3; i++) {
+        snprintf(c->window[i], sizeof(c->window[i]), "%lld",
+                 usage[where[i]]->integer);
     }
 
+    requests++;
+
     now_us = reply->element[NGX_HTTP_CLAWD_RESERVE_NOW]->integer;
-    newest = reply->element[1 + NGX_HTTP_CLAWD_RESERVE_USAGE]->integer;
-    settle(c, reply->element + NGX_HTTP_CLAWD_RESERVE_USAGE);
+    newest = usage[1]->integer;
+
+    c->rides = 1;
+    reserve(c);
 }
 
 
@@ -229,6 +226,7 @@ main(int argc, char **argv)
     count = (uint64_t) time(NULL) << 24;
 
     for (i = 0; i < n; i++) {
+        clients[i].user = i % users;
         reserve(&clients[i]);
     }
 
@@ -242,7 +240,7 @@ main(int argc, char **argv)
         answer(&clients[i], reply);
         freeReplyObject(reply);
 
-        if (commands % WRITE == 0
+        if (requests % WRITE == 0
             && redisBufferWrite(redis, &done) != REDIS_OK)
         {
             die("a command can't be sent");
@@ -250,7 +248,7 @@ main(int argc, char **argv)
     }
 
     printf("{\"requests\": %lld, \"errors\": 0, \"seconds\": %.3f}\n",
-           commands / 2, seconds() - start);
+           requests, seconds() - start);
 
     return 0;
 }

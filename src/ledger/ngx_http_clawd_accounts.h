@@ -83,7 +83,8 @@ typedef struct {
                                                   else naccounts */
     unsigned                     upstream:1;   /* it may have cost tokens */
     unsigned                     local:1;      /* of the gateway's share */
-    unsigned                     sending:1;    /* the owner waits for Redis */
+    unsigned                     sending:1;    /* the owner waits for Redis, or
+                                                  for a question to go with */
     unsigned                     spooled:1;    /* it may be in the file, too */
 } ngx_http_clawd_flight_t;
 

@@ -99,6 +99,10 @@ ngx_http_clawd_ledger_connect(ngx_http_clawd_ledger_t *ledger,
 
     ledger->beaten = ngx_current_msec;
 
+    ledger->ride.handler = ngx_http_clawd_redis_ride;
+    ledger->ride.data = ledger;
+    ledger->ride.log = cycle->log;
+
     ledger->link = ngx_http_clawd_redis_create(cycle, conf->redis,
                                                ledger->zone,
                                                ngx_http_clawd_redis_up,
@@ -134,6 +138,10 @@ ngx_http_clawd_ledger_destroy(ngx_http_clawd_ledger_t *ledger)
 
     if (ledger->link == NULL) {
         return;
+    }
+
+    if (ledger->ride.timer_set) {
+        ngx_del_timer(&ledger->ride);
     }
 
     ngx_http_clawd_track_destroy(ledger->track);

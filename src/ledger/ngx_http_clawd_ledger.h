@@ -21,6 +21,7 @@
 #include "ngx_http_clawd_calendar.h"
 #include "ngx_http_clawd_digest.h"
 #include "ngx_http_clawd_redis.h"
+#include "ngx_http_clawd_scripts.h"
 #include "ngx_http_clawd_spool.h"
 #include "ngx_http_clawd_text.h"
 #include "ngx_http_clawd_track.h"
@@ -167,6 +168,8 @@ struct ngx_http_clawd_hold_s {
                                                  link's first word */
     ngx_msec_t                    asked;
     uint32_t                      hash;
+    ngx_uint_t                    nriders;    /* settlements in cmd */
+    ngx_http_clawd_flight_t      *riders[NGX_HTTP_CLAWD_RIDERS_MAX];
     unsigned                      waiting:1;  /* cmd or timer is pending */
     unsigned                      ended:1;    /* free it when it comes back */
     unsigned                      look:1;     /* est -1: only looks */
@@ -226,6 +229,14 @@ void ngx_http_clawd_ledger_metrics(ngx_http_clawd_text_t *t, void *data);
 /* who waits for a link that is about to be ready looks so often, in ms */
 #define NGX_HTTP_CLAWD_SOON   5
 
+/*
+ * A settlement, while Redis has work of this worker to do, waits a moment for
+ * the next question of its user and goes with it: one script then does both.
+ * So many may wait, so long, in ms.
+ */
+#define NGX_HTTP_CLAWD_RIDERS_WAIT  64
+#define NGX_HTTP_CLAWD_RIDE         1
+
 /* turns of the tick between two rounds of housekeeping */
 #define NGX_HTTP_CLAWD_TICKS  5
 
@@ -261,6 +272,9 @@ struct ngx_http_clawd_ledger_s {
     ngx_http_clawd_track_t       *track;
     ngx_http_clawd_spool_t        spool;
     ngx_uint_t                    due;        /* flights to be told again */
+    ngx_uint_t                    nriders;    /* that wait for a question */
+    ngx_http_clawd_flight_t      *riders[NGX_HTTP_CLAWD_RIDERS_WAIT];
+    ngx_event_t                   ride;       /* no longer than this */
     ngx_msec_t                    beaten;     /* last heartbeats */
     ngx_msec_t                    down;       /* since; 0: it answers */
     ngx_atomic_uint_t             losses;     /* that were answered by beats */
@@ -290,6 +304,9 @@ int64_t ngx_http_clawd_ledger_now(void);
 
 /* Redis can be asked again: tells it what is in flight here, and is due. */
 void ngx_http_clawd_redis_up(void *data);
+
+/* Of ledger->ride: settlements that no question took along are told. */
+void ngx_http_clawd_redis_ride(ngx_event_t *ev);
 
 /* The process ends: what is due goes to the file, or stays in the zone. */
 void ngx_http_clawd_redis_leave(ngx_http_clawd_ledger_t *ledger);

@@ -125,7 +125,7 @@
     "end\n"                                                                   \
                                                                               \
     "if kind then\n"                                                          \
-    "  if not ARGV[15] then return reply(4, 0, seen) end\n"                   \
+    "  if not guarded then return reply(4, 0, seen) end\n"                    \
     "  local g = {}\n"                                                        \
     "  for i = 1, 9 do g[i] = tonumber(ARGV[14 + i]) end\n"                   \
     "  local b = { string.match(bs, '^%d+:(%d+):(%d+):(%d+):(%d+):(%d+)'\n"   \
@@ -158,8 +158,34 @@
 
 
 /*
- * The first write is the HSET, which a full or read-only server refuses: then
- * nothing is changed.  Nothing was written before all checks have passed.
+ * Settlements that ride with a question, where nothing is out of the ordinary:
+ * the server has all that is known, and the reservations are where they should
+ * be.  A bit of settled tells of each; the rest is for SETTLE.
+ */
+
+#define NGX_HTTP_CLAWD_LUA_RIDERS                                             \
+    "local settled = 0\n"                                                     \
+    "if #ARGV > 14 and not (guarded or late or again or dirty or est < 0)\n"  \
+    "    and epoch == ep and gn <= n and not (lacks(gn) or paused()) then\n"  \
+    "  for i = 15, #ARGV, 6 do\n"                                             \
+    "    if call('ZREM', F, ARGV[i]) == 1 then\n"                             \
+    "      local delta = max(-MAX, min(tonumber(ARGV[i + 1]), MAX))\n"        \
+    "      local limit = tonumber(ARGV[i + 5])\n"                             \
+    "      if limit > 0 then tt = add(tt, cost(delta, limit)) end\n"          \
+    "      if tonumber(ARGV[i + 2]) == mi then mt = add(mt, delta) end\n"     \
+    "      if tonumber(ARGV[i + 3]) == dw then du = add(du, delta) end\n"     \
+    "      if tonumber(ARGV[i + 4]) == mw then mu = add(mu, delta) end\n"     \
+    "      n = n + 1\n"                                                       \
+    "      settled = settled + 2 ^ ((i - 15) / 6)\n"                          \
+    "    end\n"                                                               \
+    "  end\n"                                                                 \
+    "end\n"
+
+
+/*
+ * The first write is that of a rider, or the HSET, which a full or read-only
+ * server refuses: then nothing is changed.  Nothing was written before all
+ * checks have passed.
  */
 
 #define NGX_HTTP_CLAWD_LUA_RESERVE                                            \
@@ -168,6 +194,13 @@
     NGX_HTTP_CLAWD_LUA_OPEN                                                   \
     "local rid, est = ARGV[1], min(tonumber(ARGV[2]), MAX)\n"                 \
     "local deadline, gn = tonumber(ARGV[4]), tonumber(ARGV[13])\n"            \
+    "local guarded = #ARGV == 23\n"                                           \
+    "local late = deadline > 0 and now > deadline\n"                          \
+    "local again = est >= 0 and call('ZSCORE', F, rid)\n"                     \
+    "local function paused()\n"                                               \
+    "  return now >= ls and now - ls < 2000000\n"                             \
+    "end\n"                                                                   \
+    NGX_HTTP_CLAWD_LUA_RIDERS                                                 \
     "local card, dead = call('ZCARD', F), {}\n"                               \
     "if card > 0 then\n"                                                      \
     "  dead = call('ZRANGEBYSCORE', F, '-inf', ms, 'LIMIT', 0, 64)\n"         \
@@ -176,18 +209,27 @@
                                                                               \
     "local function reply(status, limit, n)\n"                                \
     "  return { status, limit, now, live, ep, n, rt, tt, mi, mr, mt,\n"       \
-    "      dw, du, mw, mu }\n"                                                \
+    "      dw, du, mw, mu, settled }\n"                                       \
     "end\n"                                                                   \
                                                                               \
-    "if deadline > 0 and now > deadline then return reply(3, 0, seen) end\n"  \
-    "if est >= 0 and call('ZSCORE', F, rid) then\n"                           \
+    "if late then return reply(3, 0, seen) end\n"                             \
+    "if again then\n"                                                         \
     "  return reply(2, 0, (gn > n or lacks(gn)) and 0 or seen)\n"             \
     "end\n"                                                                   \
     NGX_HTTP_CLAWD_LUA_HEAL                                                   \
     "if est < 0 then return reply(1, 0, max(seen, kind and gn or 0)) end\n"   \
-    "if now >= ls and now - ls < 2000000 then\n"                              \
+    "if paused() then\n"                                                      \
     "  if dirty then save() end\n"                                            \
     "  return reply(5, 0, n)\n"                                               \
+    "end\n"                                                                   \
+                                                                              \
+    "local function write(counts)\n"                                          \
+    "  if dirty or full and counts then\n"                                    \
+    "    save()\n"                                                            \
+    "  elseif counts then\n"                                                  \
+    "    call('HSET', U, 'n', n, 'rt', rt, 'tt', tt, 'mr', mr, 'mt', mt,\n"   \
+    "        'du', du, 'mu', mu)\n"                                           \
+    "  end\n"                                                                 \
     "end\n"                                                                   \
                                                                               \
     "local conc, rpm = tonumber(ARGV[5]), tonumber(ARGV[6])\n"                \
@@ -214,18 +256,13 @@
     "  local ttl = tonumber(ARGV[3])\n"                                       \
     "  n, rt, tt, mr, mt = n + 1, nrt, ntt, add(mr, 1), add(mt, est)\n"       \
     "  du, mu, live = add(du, est), add(mu, est), live + 1\n"                 \
-    "  if full then\n"                                                        \
-    "    save()\n"                                                            \
-    "  else\n"                                                                \
-    "    call('HSET', U, 'n', n, 'rt', rt, 'tt', tt, 'mr', mr, 'mt', mt,\n"   \
-    "        'du', du, 'mu', mu)\n"                                           \
-    "  end\n"                                                                 \
+    "  write(true)\n"                                                         \
     "  call('ZADD', F, ms + ttl, rid)\n"                                      \
     "  if full or card == 0 then\n"                                           \
     "    call('EXPIRE', F, floor(ttl / 1000) + 86400)\n"                      \
     "  end\n"                                                                 \
-    "elseif dirty then\n"                                                     \
-    "  save()\n"                                                              \
+    "else\n"                                                                  \
+    "  write(settled > 0)\n"                                                  \
     "end\n"                                                                   \
                                                                               \
     "if #dead > 0 then\n"                                                     \

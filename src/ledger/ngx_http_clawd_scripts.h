@@ -26,17 +26,22 @@
  *               offset_s epoch run n live
  *          [guard: request_tat token_tat minute minute_requests minute_tokens
  *                  day day_tokens month month_tokens]
+ *          or [rid delta minute day month tpm] …, RIDERS_MAX at most
  *
  *     limits: -1 is none.  est -1 only looks: nothing is written.  run is the
  *     server's run id, or empty if it isn't known; n the newest operation
  *     number that the gateway has seen of this user and epoch (0: none), live
  *     how many of the user's requests it holds itself.  A deadline of 0: none.
  *     The guard is the usage that came in the same reply as n.
+ *     Each six more are a settlement that rides along, of the same epoch and
+ *     offset, delta being actual less est; they are made before est is judged.
  *
  *     returns { status, limit, now_us, live, epoch, n, request_tat, token_tat,
  *               minute, minute_requests, minute_tokens, day, day_tokens,
- *               month, month_tokens }
+ *               month, month_tokens, settled }
  *
+ *     settled: bit i is 1 if the i-th rider has been settled; those that have
+ *     not are for SETTLE.
  *     status: 1 admitted, live counts it; 0 denied, limit (as
  *     ngx_http_clawd_limit_e) in the way; 2 this rid is in flight already,
  *     nothing changed; 3 the deadline had passed; 4 the server lacks operations
@@ -87,7 +92,10 @@ typedef enum {
 #define NGX_HTTP_CLAWD_RESERVE_LIVE       3
 #define NGX_HTTP_CLAWD_RESERVE_USAGE      4   /* 11 numbers, as in
                                                  ngx_http_clawd_usage_t */
-#define NGX_HTTP_CLAWD_RESERVE_N          15
+#define NGX_HTTP_CLAWD_RESERVE_SETTLED    15
+#define NGX_HTTP_CLAWD_RESERVE_N          16
+
+#define NGX_HTTP_CLAWD_RIDERS_MAX         8
 
 #define NGX_HTTP_CLAWD_SETTLE_STATUS      0
 #define NGX_HTTP_CLAWD_SETTLE_USAGE       1   /* 11 numbers; epoch first */

@@ -33,6 +33,9 @@
 #define NGX_HTTP_CLAWD_NUMBER_MAX   9007199254740992LL
 #define NGX_HTTP_CLAWD_MONTH_MAX    4000
 
+/* arguments of each rider */
+#define NGX_HTTP_CLAWD_RIDER_ARGS   6
+
 #define NGX_HTTP_CLAWD_ARGS_MAX     (NGX_HTTP_CLAWD_BEAT_MAX + 2)
 
 
@@ -44,7 +47,9 @@ typedef struct {
     ngx_str_t   args[NGX_HTTP_CLAWD_ARGS_MAX];
     u_char     *p;
     u_char      buf[3 * (NGX_HTTP_CLAWD_NAME_LEN * 2 + 16)
-                    + 26 * NGX_INT64_LEN];
+                    + (26 + NGX_HTTP_CLAWD_RIDERS_MAX
+                            * (NGX_HTTP_CLAWD_RIDER_ARGS - 1))
+                      * NGX_INT64_LEN];
 } ngx_http_clawd_call_t;
 
 
@@ -84,6 +89,14 @@ static void ngx_http_clawd_redis_mirror(ngx_http_clawd_ledger_t *ledger,
 static int64_t ngx_http_clawd_redis_heard(ngx_http_clawd_ledger_t *ledger,
     ngx_http_clawd_settlement_t *s);
 static void ngx_http_clawd_redis_settle(ngx_http_clawd_ledger_t *ledger,
+    ngx_http_clawd_flight_t *f);
+static ngx_int_t ngx_http_clawd_redis_park(ngx_http_clawd_ledger_t *ledger,
+    ngx_http_clawd_flight_t *f);
+static void ngx_http_clawd_redis_board(ngx_http_clawd_hold_t *hold,
+    ngx_http_clawd_call_t *call);
+static void ngx_http_clawd_redis_alight(ngx_http_clawd_hold_t *hold,
+    int64_t settled);
+static void ngx_http_clawd_redis_alone(ngx_http_clawd_ledger_t *ledger,
     ngx_http_clawd_flight_t *f);
 static ngx_int_t ngx_http_clawd_redis_tell(ngx_http_clawd_ledger_t *ledger,
     ngx_http_clawd_flight_t *f, ngx_http_clawd_settlement_t *s);
@@ -195,6 +208,7 @@ ngx_http_clawd_redis_ask(ngx_http_clawd_hold_t *hold,
     ngx_http_clawd_usage_t *guard)
 {
     int64_t                    n, live, now, *limits;
+    ngx_int_t                  rc;
     ngx_str_t                 *run;
     ngx_http_clawd_call_t      call;
     ngx_http_clawd_usage_t     usage;
@@ -272,6 +286,10 @@ ngx_http_clawd_redis_ask(ngx_http_clawd_hold_t *hold,
     ngx_http_clawd_call_number(&call, n);
     ngx_http_clawd_call_number(&call, live);
 
+    if (guard == NULL && hold->flight) {
+        ngx_http_clawd_redis_board(hold, &call);
+    }
+
     if (guard) {
         ngx_http_clawd_call_number(&call, guard->request_tat);
         ngx_http_clawd_call_number(&call, guard->token_tat);
@@ -287,9 +305,14 @@ ngx_http_clawd_redis_ask(ngx_http_clawd_hold_t *hold,
     hold->cmd.handler = ngx_http_clawd_redis_asked;
     hold->cmd.data = hold;
 
-    return ngx_http_clawd_redis_eval(ledger->link, &hold->cmd,
-                                     NGX_HTTP_CLAWD_SCRIPT_RESERVE, 3,
-                                     call.keys, call.n, call.args);
+    rc = ngx_http_clawd_redis_eval(ledger->link, &hold->cmd,
+                                   NGX_HTTP_CLAWD_SCRIPT_RESERVE, 3,
+                                   call.keys, call.n, call.args);
+    if (rc != NGX_OK) {
+        ngx_http_clawd_redis_alight(hold, 0);
+    }
+
+    return rc;
 }
 
 
@@ -307,6 +330,7 @@ ngx_http_clawd_redis_asked(ngx_http_clawd_redis_cmd_t *cmd)
                                          NGX_HTTP_CLAWD_RESERVE_USAGE)
            != NGX_OK)
     {
+        ngx_http_clawd_redis_alight(hold, 0);
         ngx_http_clawd_redis_unasked(hold, cmd->result);
         ngx_http_clawd_hold_done(hold, ngx_http_clawd_redis_down(hold));
         return;
@@ -315,6 +339,10 @@ ngx_http_clawd_redis_asked(ngx_http_clawd_redis_cmd_t *cmd)
     ngx_http_clawd_redis_clock(hold->ledger->link, cmd->sent,
                           cmd->reply->items[1 + NGX_HTTP_CLAWD_RESERVE_NOW]
                           .integer);
+
+    ngx_http_clawd_redis_alight(hold,
+                     cmd->reply->items[1 + NGX_HTTP_CLAWD_RESERVE_SETTLED]
+                     .integer);
 
     rc = ngx_http_clawd_redis_verdict(hold, cmd->reply);
 
@@ -698,6 +726,128 @@ ngx_http_clawd_redis_settle(ngx_http_clawd_ledger_t *ledger,
     }
 
     ngx_http_clawd_flight_unheld(ledger, f, NGX_HTTP_CLAWD_FLIGHT_DUE);
+
+    if (ngx_http_clawd_redis_park(ledger, f) == NGX_OK) {
+        return;
+    }
+
+    if (ngx_http_clawd_redis_tell(ledger, f, &f->s) != NGX_OK) {
+        ledger->due++;
+    }
+}
+
+
+/* NGX_DECLINED: it is better told at once */
+
+static ngx_int_t
+ngx_http_clawd_redis_park(ngx_http_clawd_ledger_t *ledger,
+    ngx_http_clawd_flight_t *f)
+{
+    if (f->s.offline || ngx_exiting
+        || ledger->nriders == NGX_HTTP_CLAWD_RIDERS_WAIT
+        || ngx_http_clawd_redis_pending(ledger->link) == 0)
+    {
+        return NGX_DECLINED;
+    }
+
+    ledger->riders[ledger->nriders++] = f;
+    f->sending = 1;
+
+    if (!ledger->ride.timer_set) {
+        ngx_add_timer(&ledger->ride, NGX_HTTP_CLAWD_RIDE);
+    }
+
+    return NGX_OK;
+}
+
+
+/* Those of the same user, epoch and zone go with the question. */
+
+static void
+ngx_http_clawd_redis_board(ngx_http_clawd_hold_t *hold,
+    ngx_http_clawd_call_t *call)
+{
+    ngx_uint_t                    i, n;
+    ngx_http_clawd_ledger_t      *ledger;
+    ngx_http_clawd_settlement_t  *s;
+
+    ledger = hold->ledger;
+    n = 0;
+
+    for (i = 0; i < ledger->nriders; i++) {
+        s = &ledger->riders[i]->s;
+
+        if (hold->nriders == NGX_HTTP_CLAWD_RIDERS_MAX
+            || s->windows.epoch != hold->terms.epoch
+            || s->offset != hold->terms.offset
+            || s->user_len != hold->user.len
+            || ngx_memcmp(s->user, hold->user.data, s->user_len) != 0)
+        {
+            ledger->riders[n++] = ledger->riders[i];
+            continue;
+        }
+
+        hold->riders[hold->nriders++] = ledger->riders[i];
+
+        ngx_http_clawd_call_text(call, s->rid, NGX_HTTP_CLAWD_RID_HEX);
+        ngx_http_clawd_call_number(call, s->actual - s->est);
+        ngx_http_clawd_call_number(call, s->windows.minute);
+        ngx_http_clawd_call_number(call, s->windows.day);
+        ngx_http_clawd_call_number(call, s->windows.month);
+        ngx_http_clawd_call_number(call, s->tpm);
+    }
+
+    ledger->nriders = n;
+}
+
+
+/* settled has a bit of each of a question's riders; the others are told */
+
+static void
+ngx_http_clawd_redis_alight(ngx_http_clawd_hold_t *hold, int64_t settled)
+{
+    ngx_uint_t                i;
+    ngx_http_clawd_flight_t  *f;
+
+    for (i = 0; i < hold->nriders; i++) {
+        f = hold->riders[i];
+
+        if (settled & (1 << i)) {
+            ngx_http_clawd_flight_free(f);
+
+        } else {
+            ngx_http_clawd_redis_alone(hold->ledger, f);
+        }
+    }
+
+    hold->nriders = 0;
+}
+
+
+/* Nothing to go with came: they are told by themselves. */
+
+void
+ngx_http_clawd_redis_ride(ngx_event_t *ev)
+{
+    ngx_uint_t                n;
+    ngx_http_clawd_ledger_t  *ledger;
+
+    ledger = ev->data;
+
+    n = ledger->nriders;
+    ledger->nriders = 0;
+
+    while (n) {
+        ngx_http_clawd_redis_alone(ledger, ledger->riders[--n]);
+    }
+}
+
+
+static void
+ngx_http_clawd_redis_alone(ngx_http_clawd_ledger_t *ledger,
+    ngx_http_clawd_flight_t *f)
+{
+    f->sending = 0;
 
     if (ngx_http_clawd_redis_tell(ledger, f, &f->s) != NGX_OK) {
         ledger->due++;

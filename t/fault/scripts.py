@@ -264,6 +264,7 @@ class Reply:
         self.status = values[0]
         if at == 4:
             self.limit, self.now, self.live = values[1:4]
+            self.settled = values.pop()
         self.usage = values[at:]
         assert len(self.usage) == len(FIELDS)
         for name, value in zip(FIELDS, self.usage):
@@ -308,10 +309,13 @@ class Store:
         return self.client("EVALSHA", self.shas[i], len(keys), *keys, *args)
 
     def reserve(self, user, rid, est, limits=NONE, ttl=60000, deadline=0,
-                offset=0, epoch=0, run=None, n=0, live=0, guard=()):
+                offset=0, epoch=0, run=None, n=0, live=0, guard=(),
+                riders=()):
+        """riders: (rid, delta, minute, day, month, tpm) of each."""
         run = self.server.run if run is None else run
         return Reply(self.run(RESERVE, user, rid, est, ttl, deadline, *limits,
-                              offset, epoch, run, n, live, *guard), 4)
+                              offset, epoch, run, n, live, *guard,
+                              *(word for rider in riders for word in rider)), 4)
 
     def look(self, user, **more):
         return self.reserve(user, "-", -1, **more)
@@ -468,6 +472,9 @@ class Scenario:
 
         if self.u is not None:
             more["n"] = self.u.n
+        riders = self.riders(epoch)
+        more["riders"] = [(old, actual - est, *w[1:], tpm)
+                          for old, actual, (est, w, tpm) in riders]
         if self.u is not None and rnd.random() < 0.03:
             reply = self.store.reserve(self.user, rid, est, deadline=now - 1,
                                        **more)
@@ -489,6 +496,18 @@ class Scenario:
 
         if self.u is None:
             self.u = Usage(epoch=epoch, n=now)
+
+        # where nothing is out of the ordinary, those that ride come first
+
+        assert reply.settled in (0, 2 ** len(riders) - 1)
+        assert (reply.settled > 0) == (epoch == self.u.epoch and riders != [])
+        if reply.settled:
+            self.u = self.rolled(epoch)
+            for old, actual, (was, w, tpm) in riders:
+                self.lib.shim_settle(
+                    ctypes.byref(self.u), (ctypes.c_int64 * 4)(*w),
+                    ctypes.c_int64(actual - was), ctypes.c_int64(tpm))
+                self.gone.append((old, self.flight.pop(old)[1]))
 
         dead = sorted((end, old) for old, (end, _) in self.flight.items()
                       if end <= ms)[:64]
@@ -523,6 +542,17 @@ class Scenario:
         assert tuple(w) == windows(reply)
         self.flight[rid] = (ms + ttl, (est, tuple(w), self.limits[2]))
         return -1
+
+    def riders(self, epoch):
+        rnd = self.rnd
+        if rnd.random() < 0.6:
+            return []
+        kept = [(rid, kept) for rid, (_, kept) in self.flight.items()
+                if kept[1][0] == epoch]
+        return [(rid, min(rnd.choice([0, kept[0], kept[0] // 2, self.tokens()]),
+                          MAX), kept)
+                for rid, kept in rnd.sample(kept, min(len(kept), 8,
+                                                      rnd.randrange(1, 9)))]
 
     def settle(self):
         rnd = self.rnd
@@ -980,6 +1010,76 @@ def settles_first(lib, server):
     assert r.day_tokens == 20 + 1 - 6 + 1 + 1
 
 
+def riders(lib, server):
+    """Settlements that ride with a question: first they, then it."""
+
+    def rider(rid, reply, actual, est=10):
+        return (rid, actual - est, *windows(reply)[1:], -1)
+
+    store = Store(lib, server, micros(2026, 5, 5, 12), pause=True)
+    one = [1, -1, -1, 12, -1]
+    a = store.reserve("x", "a", 10, one)
+    assert (a.status, a.settled) == (1, 0)
+    assert store.reserve("x", "b", 10, one).limit == 0
+
+    # what it gives back is there for the question: the place, and tokens
+
+    b = store.reserve("x", "b", 10, one, n=a.n, riders=[rider("a", a, 2)])
+    assert (b.status, b.settled, b.live, b.day_tokens) == (1, 1, 1, 12)
+    assert b.n == a.n + 2
+
+    # settled even if the question is refused
+
+    c = store.reserve("x", "c", 11, one, n=b.n, riders=[rider("b", b, 9)])
+    assert (c.status, c.limit, c.settled, c.live) == (0, 3, 1, 0)
+    assert (c.day_tokens, c.n) == (11, b.n + 1)
+    assert store.field("x", "du") == "11"
+
+    # once; what is unknown or an orphan by now is for SETTLE
+
+    store.reserve("x", "lost", 10, ttl=1000)
+    store.clock += 2000000
+    d = store.reserve("x", "d", 10)
+    e = store.reserve("x", "e", 10, riders=[
+        rider("b", b, 9), rider("d", d, 1), rider("lost", d, 0),
+        rider("never", d, 0), rider("d", d, 1)])
+    assert (e.status, e.settled, e.live, e.day_tokens) == (1, 2, 1, 32)
+
+    # of an expired one that nobody has moved yet there is no orphan
+
+    f = store.reserve("y", "f", 10, ttl=1000)
+    store.clock += 2000000
+    g = store.reserve("y", "g", 10, riders=[rider("f", f, 3)])
+    assert (g.settled, g.live, g.day_tokens) == (1, 1, 13)
+    assert store.client("EXISTS", store.keys("y")[2]) == 0
+
+    # none of them where anything is out of the ordinary
+
+    def untouched(**more):
+        before = store.client("ZRANGE", store.keys("y")[1], 0, -1)
+        reply = store.reserve("y", more.pop("rid", "z"), more.pop("est", 10),
+                              riders=[rider("g", g, 3)], **more)
+        assert reply.settled == 0
+        after = store.client("ZRANGE", store.keys("y")[1], 0, -1)
+        assert set(before) <= set(after)
+        store.client("ZREM", store.keys("y")[1], "z")
+        return reply
+
+    assert untouched(deadline=store.clock - 1).status == 3
+    assert untouched(rid="g").status == 2
+    assert untouched(est=-1).status == 1
+    assert untouched(n=g.n + 100).status == 4
+    assert untouched(run="another").status == 1
+    assert untouched(epoch=1).status == 1
+    assert untouched(epoch=0).status == 1
+    store.client("FLUSHALL")
+    n = g.n + 200
+    h = store.reserve("y", "h", 10, n=n, guard=g.guard())
+    assert h.status == 5
+    store.client("ZADD", store.keys("y")[1], 10 ** 15, "g")
+    assert untouched(n=h.n).status == 5
+
+
 def rewind(lib, server):
     """A server that comes back with what it had saved before."""
 
@@ -1176,6 +1276,9 @@ def no_memory(lib, server):
         s = store.settle("x", "a", 5, 2, windows(r))
         assert (s.status, s.day_tokens) == (1, 12)
         assert store.settle("x", "a", 5, 2, windows(r)).status == 0
+        s = store.reserve("x", "c", 5, [-1, -1, -1, 0, -1], riders=[
+            ("b", 1 - 5, *windows(r)[1:], -1)])
+        assert (s.status, s.settled, s.day_tokens) == (0, 1, 8)
         before = store.dump("x")
         fails("OOM", store.settle, "x", "o", 5, 2, windows(r), offline=1)
         assert store.dump("x") == before
@@ -1303,8 +1406,8 @@ def numbers_in_full(lib, server):
 
 
 CASES = [months, month_end, life, orphans, beats, expiry, offline, epochs,
-         guard, healing, pause, settles_first, rewind, unknown_run,
-         property_, script_flush, no_memory, beat_without_memory, read_only,
+         guard, healing, pause, settles_first, riders, rewind,
+         unknown_run, property_, script_flush, no_memory, beat_without_memory, read_only,
          least_privilege, cluster, numbers_in_full, differential]
 
 
