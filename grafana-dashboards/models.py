@@ -107,8 +107,8 @@ def use():
               "whose output events were counted, or whose bytes were divided. "
               "All models.",
               "percentunit",
-              query(share(summed(grew(SOURCES), "source"),
-                          "on () group_left " + summed(grew(SOURCES))),
+              query(share(summed(grew(SOURCES), "source"), summed(grew(SOURCES)),
+                          "on () group_left "),
                     "{{source}}"),
               stacked=True, bars=True, most=1,
               colours={"upstream": "green", "counted": "yellow",
@@ -118,11 +118,11 @@ def use():
 
 def traffic():
     return [
-        lines("Requests", "Requests that ended, a second, by model.", "reqps",
+        lines("Requests by model", "Requests that ended, a second, refused by a "
+              "quota or not.", "reqps",
               query(per_second(REQUESTS, "model"), "{{model}}"),
               stacked=True, links=[TO_USERS]),
-        lines("In flight", "Requests that are being served, by model.",
-              "short",
+        lines("In flight by model", "Requests that are being served.", "short",
               query(summed(select("clawdbot_requests_in_flight", **CHOSEN),
                            "model"), "{{model}}"), stacked=True),
         lines("Errors by type",

@@ -69,15 +69,16 @@ def glance():
 
 def traffic():
     return [
-        lines("Requests", "Requests that ended, a second, by model.", "reqps",
+        lines("Requests by model", "Requests that ended, a second, refused by "
+              "a quota or not.", "reqps",
               query(per_second(REQUESTS, "model"), "{{model}}"),
               stacked=True, links=[TO_MODEL]),
-        lines("Tokens",
-              "Tokens a second, counted when their request ends, by kind.",
+        lines("Tokens by kind",
+              "Tokens a second, counted when their request ends.",
               TOKENS_PER_SECOND, query(per_second(TOKENS, "type"), "{{type}}"),
               stacked=True),
-        lines("In flight",
-              "Requests that are being served, by model. A line that stays up "
+        lines("In flight by model",
+              "Requests that are being served. A line that stays up "
               "while no request ends is a model that hangs.", "short",
               query(summed(select("clawdbot_requests_in_flight", **CHOSEN),
                            "model"), "{{model}}"),
@@ -110,9 +111,9 @@ def latency():
 
 def errors():
     return [
-        lines("Error rate",
-              "Share of the requests that failed or that a quota refused, by "
-              "model. Nothing to show without requests. Dashed: 5 %.",
+        lines("Error rate by model",
+              "Share of the requests that failed or that a quota refused. "
+              "Nothing to show without requests. Dashed: 5 %.",
               "percentunit",
               query(share(summed(grew(ERRORS), "model"),
                           summed(grew(REQUESTS), "model")), "{{model}}"),
@@ -142,7 +143,7 @@ def redis():
         quantiles("Redis command time",
                   "Each request waits for a command or two. Milliseconds are "
                   "well; tens of them are a slow disk or network.",
-                  lambda q: quantile(q, REDIS)),
+                  lambda q: quantile(q, REDIS), exemplars=False),
         lines("Redis errors by class",
               "Failures a minute of Redis and of the link to it.", PER_MINUTE,
               query(events("clawdbot_redis_errors_total", "class"),

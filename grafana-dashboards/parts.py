@@ -145,10 +145,11 @@ def lines(title, description, unit, *targets, width=8, stacked=False,
 QUANTILES = {"P50": "green", "P95": "orange", "P99": "red"}
 
 
-def quantiles(title, description, of, **options):
+def quantiles(title, description, of, exemplars=True, **options):
     """P50, P95 and P99; of(q) is the query.  P95 carries the exemplars."""
     return lines(title, description, "s", *(
-        query(of(int(name[1:]) / 100), name, exemplar=name == "P95")
+        query(of(int(name[1:]) / 100), name,
+              exemplar=exemplars and name == "P95")
         for name in QUANTILES), colours=QUANTILES, **options)
 
 
@@ -169,8 +170,10 @@ def cells(title, description, unit, target, scheme, width=8, exact=False):
         common.HeatmapCellLayout.UNKNOWN if exact
         else common.HeatmapCellLayout.AUTO).value("Requests"))
     panel.cell_values(heatmap.CellValues().decimals(1))
+    panel.scale_distribution(build_common.ScaleDistributionConfig()
+                             .type(common.ScaleDistribution.LINEAR))
     panel.show_legend().mode(common.TooltipDisplayMode.SINGLE)
-    panel.show_color_scale(True)
+    panel.show_color_scale(True).exemplars_color("blue")
     return panel.show_y_histogram() if not exact else panel
 
 

@@ -66,9 +66,9 @@ def events(series, label):
             f' "{label}", "none", "", "")')
 
 
-def share(part, whole):
+def share(part, whole, match=""):
     """A ratio that is not there, instead of not a number, where whole is 0."""
-    return f"{part}\n/\n({whole} > 0)"
+    return f"{part}\n/ {match}({whole} > 0)"
 
 
 def quantile(q, histogram, *by, over=grew, **labels):
