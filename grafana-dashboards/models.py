@@ -108,7 +108,7 @@ def use():
               "All models.",
               "percentunit",
               query(share(summed(grew(SOURCES), "source"), summed(grew(SOURCES)),
-                          "on () group_left "),
+                          "on () group_left () "),
                     "{{source}}"),
               stacked=True, bars=True, most=1,
               colours={"upstream": "green", "counted": "yellow",

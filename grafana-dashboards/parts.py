@@ -166,9 +166,10 @@ def cells(title, description, unit, target, scheme, width=8, exact=False):
                 .scale(heatmap_model.HeatmapColorScale.EXPONENTIAL)
                 .exponent(0.5).steps(64).reverse(False).fill("dark-orange"))
     panel.filter_values(heatmap.FilterValueRange().le(1e-9))
-    panel.rows_frame(heatmap.RowsHeatmapOptions().layout(
-        common.HeatmapCellLayout.UNKNOWN if exact
-        else common.HeatmapCellLayout.AUTO).value("Requests"))
+    layout = common.HeatmapCellLayout
+    panel.rows_frame(heatmap.RowsHeatmapOptions()
+                     .layout(layout.UNKNOWN if exact else layout.AUTO)
+                     .value("Errors" if exact else "Requests"))
     panel.cell_values(heatmap.CellValues().decimals(1))
     panel.scale_distribution(build_common.ScaleDistributionConfig()
                              .type(common.ScaleDistribution.LINEAR))
