@@ -5,8 +5,8 @@ import math
 import pytest
 
 from boards import boards, fill
-from traffic import (ANSWERS, BOB, MODEL, OTHER_MODEL, PROMPT, RANGE, SECONDS,
-                     TOKENS, WINDOW)
+from traffic import (ANSWERS, BOB, EARLIER, MODEL, OTHER_MODEL, PROMPT, RANGE,
+                     SECONDS, TOKENS, WINDOW)
 
 BOARDS = boards()
 OVERVIEW, MODELS, USERS = (BOARDS[f"clawd-{name}"]
@@ -165,6 +165,6 @@ def test_used_against_limit(watched):
         (BOB, "tokens_per_day"): 1000000, (BOB, "concurrency"): 8,
         ("carol", "rpm"): 100, ("carol", "tokens_per_day"): 50000}
     used = table("Used")
-    assert used["carol", "tokens_per_day"] == 2 * PROMPT + 7 + 6
+    assert used["carol", "tokens_per_day"] == 3 * PROMPT + EARLIER + 7 + 6
     assert table("Share") == {key: value / allowed[key]
                               for key, value in used.items()}

@@ -1,7 +1,6 @@
 """Two gateways under known traffic, and a Prometheus that watches them.
 
-What happened is told by the constants and by Watched: the tests compare
-dashboards and metrics reference with it.
+The tests of dashboards and of the metrics reference compare with it.
 """
 
 import concurrent.futures
@@ -21,6 +20,8 @@ MODEL = "qwen3:32b"
 ANSWERS = (20, 20, 19)      # tokens of the three answers
 PROMPT = 9                  # tokens of each prompt
 SECONDS = 1.09              # that each of them takes
+
+EARLIER = 4                 # tokens of an answer before all that
 
 TOKENS = len(ANSWERS) * PROMPT + sum(ANSWERS)
 assert TOKENS == 86
@@ -203,6 +204,11 @@ class Watched:
                                  http=f"clawd_redis unix:{self.redis.socket};")
         wait_until("the link to Redis", lambda: self.shared.metrics().value(
             "clawdbot_redis_up") == 1)
+
+        # before anybody looks: rates need series that are there already
+        for gateway, token in ((self.gateway, USER_TOKEN),
+                               (self.shared, CAROL_TOKEN)):
+            self.ask(gateway, str(EARLIER), token, stream=True)
 
         conf = self.folder / "prometheus.yml"
         conf.write_text(PROMETHEUS.format(targets=", ".join(
