@@ -107,8 +107,8 @@ def use():
               "whose output events were counted, or whose bytes were divided. "
               "All models.",
               "percentunit",
-              query(share(summed(grew(SOURCES), "source"), summed(grew(SOURCES)),
-                          "on () group_left () "),
+              query(share(summed(grew(SOURCES), "source"),
+                          summed(grew(SOURCES)), "on () group_left () "),
                     "{{source}}"),
               stacked=True, bars=True, most=1,
               colours={"upstream": "green", "counted": "yellow",
@@ -118,8 +118,9 @@ def use():
 
 def traffic():
     return [
-        lines("Requests by model", "Requests that ended, a second, refused by a "
-              "quota or not.", "reqps",
+        lines("Requests by model",
+              "Requests that ended, a second, refused by a quota or not.",
+              "reqps",
               query(per_second(REQUESTS, "model"), "{{model}}"),
               stacked=True, links=[TO_USERS]),
         lines("In flight by model", "Requests that are being served.", "short",

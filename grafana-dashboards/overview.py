@@ -69,8 +69,9 @@ def glance():
 
 def traffic():
     return [
-        lines("Requests by model", "Requests that ended, a second, refused by "
-              "a quota or not.", "reqps",
+        lines("Requests by model",
+              "Requests that ended, a second, refused by a quota or not.",
+              "reqps",
               query(per_second(REQUESTS, "model"), "{{model}}"),
               stacked=True, links=[TO_MODEL]),
         lines("Tokens by kind",

@@ -300,8 +300,8 @@ def dashboard(uid, description, variables, content):
     made = board.build()
     made.annotations = model.AnnotationContainer(list_val=[ALERTS])
 
-    for number_, panel in enumerate(made.panels, start=1):
-        panel.id_val = number_
+    for i, panel in enumerate(made.panels, start=1):
+        panel.id_val = i
         if isinstance(panel, model.Panel):
             panel.plugin_version = GRAFANA
 

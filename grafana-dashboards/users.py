@@ -2,8 +2,8 @@
 
 from parts import (PER_MINUTE, TOKENS_PER_SECOND, USER, column, dashboard,
                    lines, link_to, query, rows)
-from queries import (events, grew, per_minute, per_second, select, share,
-                     summed, total)
+from queries import (events, per_minute, per_second, select, share, summed,
+                     total)
 
 CHOSEN = {"user": "$user"}
 REQUESTS = select("clawdbot_user_requests_total", **CHOSEN)

@@ -293,10 +293,12 @@ EXPECTED = [
 ]
 
 
-@pytest.mark.parametrize("board, title, label, expected", [
-    pytest.param(*case, id=" / ".join(filter(None, (case[0].name,
-                                                    *case[1:3]))))
-    for case in EXPECTED])
+def cases(*cases):
+    return [pytest.param(*case, id=" / ".join(
+        filter(None, (case[0].name, *case[1:3])))) for case in cases]
+
+
+@pytest.mark.parametrize("board, title, label, expected", cases(*EXPECTED))
 def test_the_number(prometheus, board, title, label, expected):
     assert look(prometheus, board, title, label) == labelled(expected)
 
@@ -308,7 +310,7 @@ def test_no_panel_is_left_out():
                     for board in BOARDS.values() for panel in board.panels}
 
 
-@pytest.mark.parametrize("board, title, label, expected", [
+@pytest.mark.parametrize("board, title, label, expected", cases(
     (OVERVIEW, "Requests", None, 3),
     (OVERVIEW, "Tokens", None, 86),
     (OVERVIEW, "Error rate", None, 1 / 3),
@@ -320,7 +322,7 @@ def test_no_panel_is_left_out():
     (OVERVIEW, "Where the time goes", "whole request", 3.27 / 3),
     (OVERVIEW, "Error rate by model", None, {NEW: 1 / 3}),
     (OVERVIEW, "Errors by type", None, {"timeout": 1, "quota": 0}),
-])
+))
 def test_the_first_requests_ever_are_shown(prometheus, board, title, label,
                                            expected):
     assert look(prometheus, board, title, label,
@@ -343,12 +345,12 @@ def test_a_gap_in_the_scrapes_is_no_burst(prometheus):
     assert 0 < rate.expected <= 10 / 15 + 1e-9
 
 
-@pytest.mark.parametrize("board, title, label", [
+@pytest.mark.parametrize("board, title, label", cases(
     (OVERVIEW, "Error rate", None), (OVERVIEW, "P95 latency", None),
     (OVERVIEW, "Whole request", "P95"),
     (OVERVIEW, "Where the time goes", "model"),
     (MODELS, "Models", "P95"),
-])
+))
 def test_without_requests_there_is_nothing_instead_of_nan(
         prometheus, board, title, label):
     assert look(prometheus, board, title, label, model=["absent"]) == {}
