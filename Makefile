@@ -164,6 +164,12 @@ stack: build ## image, compose, alerts and dashboards
 	@t/stack/run.sh
 
 
+.PHONY: dashboards
+dashboards: ## writes grafana-dashboards/*.json again, after a change there
+	@venv=$$(tools/stack-venv.sh) \
+	    && "$$venv/bin/python" grafana-dashboards/generate.py
+
+
 .PHONY: bench
 bench: build ## clawd_pass against plain proxy_pass on this machine
 	@bench/run

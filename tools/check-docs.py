@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 #
-# The README against the code: every directive, variable and metric that the
-# code has is in a table of the README, and the other way round; a directive's
-# row names the contexts that its entry in the command table allows.
+# The documentation against the code: every directive and variable that the
+# code has is in a table of README.md, every metric has a heading of its own
+# in docs/metrics.md, and the other way round; a directive's row names the
+# contexts that its entry in the command table allows.
 #
-# A name counts as documented when it stands in backquotes in the first cell
-# of a table row: `clawd_pass`, `$clawd_model`, `clawdbot_tokens_total`.
+# A directive or variable counts as documented when it stands in backquotes in
+# the first cell of a table row: `clawd_pass`, `$clawd_model`.
 #
 #     tools/check-docs.py [FOLDER]
 
@@ -22,6 +23,7 @@ CONTEXTS = {
 ENTRY = re.compile(r'\{\s*ngx_string\("(clawd\w*)"\),\s*((?:NGX_\w+[|\s]*)+),')
 VARIABLE = re.compile(r'\{\s*ngx_string\("(clawd_\w+)"\),\s*NULL')
 METRIC = re.compile(r'"(clawdbot_\w+)"')
+HEADING = re.compile(r"^### `(clawdbot_\w+)`$", re.M)
 
 
 def read(files):
@@ -55,17 +57,37 @@ def documented(readme):
     return names
 
 
+def compare_metrics(metrics, headings):
+    faults = []
+
+    # The code names a counter without the suffix that both formats print.
+
+    printed = set()
+    for name in metrics:
+        forms = {name, name + "_total"} & headings
+        printed |= forms
+        if not forms:
+            faults.append(f"metric {name} is not in docs/metrics.md")
+
+    for name in headings - printed:
+        faults.append(f"docs/metrics.md has {name}, the code has not")
+
+    return faults
+
+
 def main():
     root = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
-    readme = root / "README.md"
+    pages = [root / "README.md", root / "docs/metrics.md"]
 
-    if not readme.exists():
-        print("README.md is missing")
-        return 1
+    for page in pages:
+        if not page.exists():
+            print(f"{page.name} is missing")
+            return 1
 
+    readme, reference = (page.read_text() for page in pages)
     directives, variables, metrics = code_names(root)
-    names = documented(readme.read_text())
-    faults = []
+    names = documented(readme)
+    faults = compare_metrics(metrics, set(HEADING.findall(reference)))
 
     if not directives or not variables or not metrics:
         faults.append("the code's tables were not found")
@@ -83,23 +105,8 @@ def main():
         if name not in names:
             faults.append(f"variable {name} is not in README.md")
 
-    # The code names a counter without the suffix that both formats print.
-
-    printed = set()
-    for name in metrics:
-        forms = {name, name + "_total"} & set(names)
-        printed |= forms
-        if not forms:
-            faults.append(f"metric {name} is not in README.md")
-
     for name in names:
-        if name.startswith("clawdbot_"):
-            known = name in printed
-        elif name.startswith("$"):
-            known = name in variables
-        else:
-            known = name in directives
-        if not known:
+        if name not in (variables if name.startswith("$") else directives):
             faults.append(f"README.md has {name}, the code has not")
 
     for fault in sorted(faults):

@@ -4,6 +4,8 @@ import pytest
 
 pytest.register_assert_rewrite("harness")
 
+from traffic import watched  # noqa: E402, F401  the gateways that all watch
+
 
 def pytest_unconfigure(config):
     """The last line, for those who only count."""

@@ -17,19 +17,7 @@ root=${here%/t/stack}
 
 need_debs nginx curl python3 redis-server prometheus prometheus-alertmanager
 
-mkdir -p "$cache"
-venv="$cache/venv-stack"
-exec 9>"$venv.lock"
-flock 9
-if ! cmp -s "$here/requirements.txt" "$venv/.made-from"; then
-    say "installing what $here/requirements.txt lists"
-    make_venv "$venv"
-    "$venv/bin/pip" install -q --disable-pip-version-check \
-        -r "$here/requirements.txt" >&2 \
-        || die "pip could not install what $here/requirements.txt lists"
-    cp "$here/requirements.txt" "$venv/.made-from"
-fi
-exec 9>&-
+venv=$("$root/tools/stack-venv.sh")
 
 module=${CLAWD_MODULE:-$root/build/dynamic/ngx_http_clawd_module.so}
 [ -e "$module" ] || die "there is no $module: run make build"
