@@ -164,6 +164,11 @@ stack: build ## image, compose, alerts and dashboards
 	@t/stack/run.sh
 
 
+.PHONY: image
+image: ## the container image, by buildah where there is no Docker
+	@tools/image.sh
+
+
 .PHONY: bench
 bench: build ## clawd_pass against plain proxy_pass on this machine
 	@bench/run
