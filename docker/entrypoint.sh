@@ -21,7 +21,7 @@ state=${CLAWD_STATE:-/var/lib/clawd}
 mounted=${etc%/*}/nginx/nginx.conf
 conf=$run/nginx.conf
 carriage_return=$(printf '\r')
-edits=
+edits='/^#@ /d'
 
 
 say()
@@ -175,7 +175,11 @@ set_log_level()
     level=${CLAWDBOT_LOG_LEVEL:-notice}
 
     case $level in
-        debug | info | notice | warn | error | crit | alert | emerg) ;;
+        info | notice | warn | error | crit | alert | emerg) ;;
+        debug)
+            say "CLAWDBOT_LOG_LEVEL is info instead of debug: NGINX's debug" \
+                "log shows the tokens of all users"
+            level=info ;;
         *) die "CLAWDBOT_LOG_LEVEL takes debug, info, notice, warn, error," \
                "crit, alert or emerg" ;;
     esac
