@@ -111,6 +111,8 @@ build_image()
     logged buildah bud --isolation chroot --format docker --pull-never \
         --volume "$dir/apt:/etc/apt:ro" -f "$root/docker/Dockerfile" \
         -t "$image" "$root"
+    # what the tags named before; a container may still need it
+    buildah rmi --prune >/dev/null 2>&1 || true
 }
 
 

@@ -15,7 +15,8 @@ import pytest
 
 from harness import ROOT, Metrics, Server, children, wait_until
 from isolated import network
-from upstream import CHAT, MODEL, USAGE, WORDS, Ollama
+from neighbours import (CHAT, MODEL, USAGE, WORDS, Ollama, Redis,
+                        quoted)
 
 UID = 10001
 TOKEN = "entrypoint-test-token"
@@ -119,7 +120,6 @@ class Gateway(Server):
             self.process = place.popen(
                 [], {"CLAWDBOT_TOKEN": TOKEN, **env}, stdout=out, stderr=err)
         self.output = self.error_log
-        self.wait_for(f"{API}/healthz")
 
     def chat(self, token=TOKEN, **fields):
         return httpx.post(f"{API}/v1/chat/completions", json={**CHAT, **fields},
@@ -167,6 +167,7 @@ def start(place):
 
     def start(**env):
         gateways.append(Gateway(place, **env))
+        gateways[-1].wait_for(f"{API}/healthz")
         return gateways[-1]
 
     yield start
@@ -176,25 +177,6 @@ def start(place):
         errors = gateway.error_log.read_text()
         assert status == 0, errors
         assert "[emerg]" not in errors and "[alert]" not in errors, errors
-
-
-class Redis(Server):
-    """A Redis as the stack runs it: one user, and what that may do."""
-
-    password = 'p@ss:w/o%rd?"#é'
-    rules = re.search(r"ACL SETUSER clawd reset on '>change-this' (.*)",
-                      (ROOT / "docs/quotas.md").read_text())[1].replace("'", "")
-
-    def __init__(self, folder):
-        acl = folder / "users.acl"
-        acl.write_text(f"user default off\nuser clawd reset on "
-                       f">{self.password} {self.rules}\n")
-        self.socket = folder / "redis.sock"
-        super().__init__(folder, [
-            "redis-server", "--bind", "127.0.0.1", "--port", "6379",
-            "--unixsocket", self.socket, "--unixsocketperm", "777",
-            "--save", "", "--aclfile", acl])
-        wait_until("Redis", self.socket.exists)
 
 
 @pytest.fixture
@@ -246,11 +228,10 @@ def test_on_all_interfaces(start, ollama):
         assert httpx.get(f"http://127.9.9.9:{port}/{path}").status_code == 200
 
 
-def test_without_ipv6(place):
+def test_without_ipv6(place, start):
     with network(ipv6=False):
-        gateway = Gateway(place)
-        assert "[::]" not in place.conf.read_text()
-        assert gateway.stop(signal.SIGQUIT) == 0
+        start()
+    assert "[::]" not in place.conf.read_text()
 
 
 def test_metrics_elsewhere(start, ollama):
@@ -297,7 +278,7 @@ def test_defaults(place):
     assert "9091" in conf
     assert "clawd_redis" not in conf
     assert "#@" not in conf and not re.search(r"@\w+@", conf)
-    assert "clawd-entrypoint" not in log
+    assert "clawd-entrypoint: " not in log
 
     assert "the host ollama is not" in place.refused(
         CLAWDBOT_TOKEN=TOKEN, OLLAMA_HOST="")
@@ -354,11 +335,6 @@ def test_token_that_looks_like_configuration(place, start, ollama):
     gateway = start(CLAWDBOT_TOKEN=token)
     gateway.chat(token).raise_for_status()
     assert gateway.chat(token[:-1]).status_code == 401
-
-
-def quoted(text):
-    return "".join(c if c.isalnum() and c.isascii() else
-                   "".join(f"%{byte:02X}" for byte in c.encode()) for c in text)
 
 
 URL = f"redis://clawd:{quoted(Redis.password)}@127.0.0.1:6379/0"
@@ -542,18 +518,17 @@ def test_folders_that_cannot_be_written(place, folder):
     assert str(path) in said and f"user {UID}" in said and "mount" in said
 
 
-def test_mounted_configuration_wins(place):
+def test_mounted_configuration_wins(place, start):
     """Also over an environment that would be refused."""
     place.mounted.write_text(place.here(
         f"pid {place.run}/nginx.pid; events {{ }}\n"
         "http {\n access_log off;\n"
         "server { listen 8080; location / { return 200 mine; } } }"))
-    gateway = Gateway(place, CLAWDBOT_TOKEN="", CLAWDBOT_NONSENSE="1",
-                      OLLAMA_HOST="nobody.invalid")
+    gateway = start(CLAWDBOT_TOKEN="", CLAWDBOT_NONSENSE="1",
+                    OLLAMA_HOST="nobody.invalid")
     assert httpx.get(API).text == "mine"
     assert not place.conf.exists()
     assert f"{place.mounted} is used as it is" in gateway.error_log.read_text()
-    gateway.stop(signal.SIGQUIT)
 
 
 def test_other_commands(place):

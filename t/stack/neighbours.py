@@ -1,12 +1,14 @@
-"""A small Ollama for the tests: one model, scripted answers, what it was asked."""
+"""What stands beside the gateway: an Ollama of one model with scripted answers,
+and a real Redis with the one user that docs/quotas.md describes."""
 
-import contextlib
 import http.server
 import json
-import os
-import socket
+import re
 import ssl
+import subprocess
 import threading
+
+from harness import ROOT, Server, wait_until
 
 MODEL = "qwen3:0.6b"
 WORDS = ["Hello", " there", "."]
@@ -99,3 +101,32 @@ class Ollama(http.server.ThreadingHTTPServer):
         self.flowing.set()
         self.shutdown()
         self.server_close()
+
+
+class Redis(Server):
+    """On its usual port.  The default user is off; an admin is for the test."""
+
+    password = 'p@ss:w/o%rd?"#é'
+    rules = re.search(r"ACL SETUSER clawd reset on '>change-this' (.*)",
+                      (ROOT / "docs/quotas.md").read_text())[1].replace("'", "")
+
+    def __init__(self, folder):
+        acl = folder / "users.acl"
+        acl.write_text(f"user default off\nuser admin on nopass ~* &* +@all\n"
+                       f"user clawd reset on >{self.password} {self.rules}\n")
+        super().__init__(folder, [
+            "redis-server", "--bind", "127.0.0.1", "--port", "6379",
+            "--save", "", "--aclfile", acl])
+        wait_until("Redis", lambda: self("PING") == "PONG")
+
+    def __call__(self, *words):
+        return subprocess.run(
+            ["redis-cli", "--user", "admin", "--pass", "any",
+             "--no-auth-warning", *words],
+            capture_output=True, text=True).stdout.strip()
+
+
+def quoted(text):
+    """As a URL has it."""
+    return "".join(c if c.isalnum() and c.isascii() else
+                   "".join(f"%{byte:02X}" for byte in c.encode()) for c in text)
