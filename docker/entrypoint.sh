@@ -98,9 +98,9 @@ split()
     esac
 
     case $host in
-        \[*[!0-9A-Fa-f:.]*\] | "" | -*)           host=- ;;
-        \[*\])                                    ;;
-        *[!A-Za-z0-9._-]*)                        host=- ;;
+        \[*[!0-9A-Fa-f:.]*\] | "" | -*) host=- ;;
+        \[*\])                          ;;
+        *[!A-Za-z0-9._-]*)              host=- ;;
     esac
     [ "$host" != - ] || die "$1 has no host, or one with characters that no" \
         "host has: $4"
@@ -352,10 +352,6 @@ set_redis()
         die "REDIS_URL has a user without a password: add :password, or set" \
             "REDIS_PASSWORD_FILE"
     fi
-
-    # NGINX needs none of it, and its environment can be read as long as it
-    # runs.
-    unset REDIS_URL
 
     put REDIS "$address${file:+ password=file:$file}"
     part redis yes

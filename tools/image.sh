@@ -147,7 +147,7 @@ graphroot = "$dir/storage"
 runroot = "$dir/run"
 CONF
 
-print=$(sha256sum "$0")
+print=$(sha256sum <"$0")
 if ! current $base "$print"; then
     write_apt
     build_base
