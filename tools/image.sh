@@ -134,7 +134,7 @@ current()
 
 
 [ "$(id -u)" = 0 ] || die "debootstrap and buildah need root here"
-need_debs buildah debootstrap debian-archive-keyring
+need_debs buildah netavark debootstrap debian-archive-keyring
 
 mkdir -p "$dir"
 exec 9>"$dir/lock"
