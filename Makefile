@@ -170,6 +170,11 @@ dashboards: ## writes grafana-dashboards/*.json again, after a change there
 	    && "$$venv/bin/python" grafana-dashboards/generate.py
 
 
+.PHONY: image
+image: ## the container image, by buildah where there is no Docker
+	@tools/image.sh
+
+
 .PHONY: bench
 bench: build ## clawd_pass against plain proxy_pass on this machine
 	@bench/run
