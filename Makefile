@@ -45,7 +45,7 @@ FUZZ_OBJ = $(patsubst src/%.c,build/fuzz/obj/%.o,$(PURE))
 .PHONY: help
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / \
-	    { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	    { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "  T=FILE... picks Test::Nginx files for quick, asan and test-1.26"
 
