@@ -48,6 +48,7 @@ sub before_the_first_byte {
 
     upstream()->wait_for(1);
     becomes('requests_in_flight{model="other"}', 1);
+    becomes('upstream_last_byte_timestamp_seconds', 0);
     $client->close;
 
     left('early', '', '');
@@ -68,8 +69,12 @@ sub mid_stream {
     my ($how) = @_;
     my $client = start('chat', $how);
 
+    my $begun = time;
+
     $client->read_until(qr/"lo"/);
     becomes('requests_in_flight{model="other"}', 1);
+    Test::More::cmp_ok(metric('upstream_last_byte_timestamp_seconds'), '>=',
+                       $begun - 1, 'what came so far is known');
     $client->$how;
 
     left($how, 2, 'counted');

@@ -110,6 +110,15 @@ ngx_http_clawd_prometheus_write(ngx_http_clawd_text_t *t,
 
     ngx_http_clawd_prometheus_models(t, models);
     ngx_http_clawd_prometheus_in_flight(t, zone, models);
+
+    ngx_http_clawd_text_family(t, NGX_HTTP_CLAWD_GAUGE,
+                               "clawdbot_upstream_last_byte_timestamp_seconds",
+                               "When an upstream last sent something; 0: not "
+                               "yet.");
+    ngx_http_clawd_text_value(t, NGX_HTTP_CLAWD_GAUGE,
+                              "clawdbot_upstream_last_byte_timestamp_seconds",
+                              NULL, registry->heard);
+
     ngx_http_clawd_prometheus_users(t, &registry->users);
     ngx_http_clawd_prometheus_sources(t, registry);
     ngx_http_clawd_prometheus_rejects(t, registry);

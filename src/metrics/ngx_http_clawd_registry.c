@@ -432,6 +432,23 @@ ngx_http_clawd_count_in_flight(ngx_http_clawd_zone_t *zone, ngx_uint_t model,
 }
 
 
+void
+ngx_http_clawd_count_heard(ngx_http_clawd_zone_t *zone)
+{
+    ngx_atomic_uint_t           now;
+    ngx_http_clawd_registry_t  *registry;
+
+    registry = ngx_http_clawd_registry(zone);
+    now = (ngx_atomic_uint_t) ngx_time();
+
+    /* written once a second: the line is shared with all workers' counters */
+
+    if (registry->heard != now) {
+        registry->heard = now;
+    }
+}
+
+
 ngx_uint_t
 ngx_http_clawd_registry_count(ngx_http_clawd_table_t *table)
 {

@@ -164,6 +164,8 @@ typedef struct {
     ngx_atomic_t             sources[NGX_HTTP_CLAWD_SOURCE_MAX];
     ngx_atomic_t             rejects[NGX_HTTP_CLAWD_ERR_MAX];
     ngx_atomic_t             dropped;
+    ngx_atomic_t             heard;         /* the last byte of an upstream,
+                                               seconds since 1970 */
 } ngx_http_clawd_registry_t;
 
 
@@ -226,6 +228,12 @@ void ngx_http_clawd_count_reject(ngx_http_clawd_zone_t *zone,
  */
 void ngx_http_clawd_count_in_flight(ngx_http_clawd_zone_t *zone,
     ngx_uint_t model, ngx_int_t n);
+
+/*
+ * An upstream has sent something: the whole of a long answer is counted at its
+ * end alone, and until then a silent upstream looks like a busy one.
+ */
+void ngx_http_clawd_count_heard(ngx_http_clawd_zone_t *zone);
 
 /*
  * For the exposition: the shared part; the number of entries of a table that

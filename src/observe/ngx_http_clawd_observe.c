@@ -73,6 +73,7 @@ ngx_http_clawd_header_filter(ngx_http_request_t *r)
 
     if (upstream) {
         ngx_http_clawd_warn_settings(r);
+        ngx_http_clawd_count_heard(ngx_http_clawd_observe_zone(r));
     }
 
     if ((upstream && !ngx_http_clawd_relayed(r, ctx))

@@ -61,6 +61,9 @@ void ngx_http_clawd_observe_init(void);
 void ngx_http_clawd_observe_go(ngx_http_request_t *r,
     ngx_http_clawd_ctx_t *ctx);
 
+/* The zone in which the request is counted. */
+ngx_http_clawd_zone_t *ngx_http_clawd_observe_zone(ngx_http_request_t *r);
+
 /*
  * The http cleanup handler, data being the context: counts the request, makes
  * the variables final.  Runs on every way out and before the access log.

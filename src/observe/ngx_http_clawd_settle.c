@@ -26,8 +26,6 @@ static void ngx_http_clawd_settle_count(ngx_http_request_t *r,
     ngx_http_clawd_ctx_t *ctx, ngx_http_clawd_zone_t *zone);
 static void ngx_http_clawd_settle_times(ngx_http_request_t *r,
     ngx_http_clawd_ctx_t *ctx, ngx_http_clawd_sample_t *s);
-static ngx_http_clawd_zone_t *ngx_http_clawd_settle_zone(
-    ngx_http_request_t *r);
 
 
 static ngx_str_t  ngx_http_clawd_anonymous = ngx_string("anonymous");
@@ -46,7 +44,7 @@ ngx_http_clawd_observe_go(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx)
         return;
     }
 
-    zone = ngx_http_clawd_settle_zone(r);
+    zone = ngx_http_clawd_observe_zone(r);
 
     ctx->model_slot = ngx_http_clawd_model_find(zone, &ctx->model);
     ctx->in_flight = 1;
@@ -75,7 +73,7 @@ ngx_http_clawd_settle(void *data)
 
     ctx->settled = 1;
 
-    zone = ngx_http_clawd_settle_zone(r);
+    zone = ngx_http_clawd_observe_zone(r);
 
     if (ctx->in_flight) {
         ctx->in_flight = 0;
@@ -189,8 +187,8 @@ ngx_http_clawd_settle_written(ngx_http_request_t *r)
 }
 
 
-static ngx_http_clawd_zone_t *
-ngx_http_clawd_settle_zone(ngx_http_request_t *r)
+ngx_http_clawd_zone_t *
+ngx_http_clawd_observe_zone(ngx_http_request_t *r)
 {
     ngx_http_clawd_main_conf_t  *cmcf;
 

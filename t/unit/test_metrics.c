@@ -29,6 +29,10 @@
 #include "exposition.h"
 
 
+static ngx_time_t     test_now = { 1700000000, 0, 0 };
+volatile ngx_time_t  *ngx_cached_time = &test_now;
+
+
 #define TEST_PAGE  4096
 
 
@@ -967,6 +971,7 @@ test_request(void **state)
     V("user_tokens_total", "user=other,type=completion", "1");
     V("user_requests_total", "user=alice", "3");
     V("user_rejected_total", "user=alice", "1");
+    V("upstream_last_byte_timestamp_seconds", "", "0");
     V("user_rejected_total", "user=other", "0");
     V("zone_size_bytes", "", "1048576");
     V("usage_source_total", "source=upstream", "1");
@@ -1279,6 +1284,7 @@ test_formats(void **state)
         { "user_tokens", "counter" },
         { "user_requests", "counter" },
         { "user_rejected", "counter" },
+        { "upstream_last_byte_timestamp_seconds", "gauge" },
         { "requests_in_flight", "gauge" },
         { "rejected", "counter" },
         { "nginx_connections", "gauge" },
