@@ -16,6 +16,13 @@ ERRORS = select("clawdbot_model_error_total", **CHOSEN)
 TOKENS = select("clawdbot_tokens_total", **CHOSEN)
 REJECTED = "clawdbot_rejected_total"
 
+SILENCE = """\
+sum by (instance) (
+  clamp_max(time() - clawdbot_upstream_last_byte_timestamp_seconds, 3600)
+  * on (job, instance)
+    (sum by (job, instance) (clawdbot_requests_in_flight) > bool 0)
+)"""
+
 TO_MODELS = link_to("clawd-models", "Model Performance",
                     "&${model:queryparam}")
 TO_MODEL = link_to("clawd-models", "Performance of ${__field.labels.model}",
@@ -93,20 +100,25 @@ def latency():
                   "What clients wait: from the first byte of a request to the "
                   "last of its answer, generation included. Dashed: 5 s.",
                   lambda q: quantile(q, HTTP, **CHOSEN), limit=5,
-                  links=[TO_MODELS]),
+                  width=6, links=[TO_MODELS]),
         quantiles("The model's own time",
                   "From sending a request upstream to the last byte of the "
                   "answer. As high as the whole request: the model is slow. "
                   "Much lower: look at the gateway and at Redis.",
                   lambda q: quantile(q, UPSTREAM, **CHOSEN), limit=5,
-                  links=[TO_MODELS]),
+                  width=6, links=[TO_MODELS]),
         lines("Where the time goes",
               "Mean times. The whole request less the model is what the "
               "gateway takes, and the client for sending and reading.", "s",
               query(mean(HTTP, **CHOSEN), "whole request"),
               query(mean(UPSTREAM, **CHOSEN), "model"),
               query(mean(CONNECT, **CHOSEN), "connecting to it"),
-              query(mean(REDIS), "a Redis command")),
+              query(mean(REDIS), "a Redis command"), width=6),
+        lines("Silence of the upstream",
+              "How long ago it sent anything, while requests are in flight; "
+              "an hour at most. A long answer is not silent. Loading a model "
+              "is, for a minute or two. Dashed: 5 minutes.", "s",
+              query(SILENCE, "{{instance}}"), width=6, limit=300),
     ]
 
 

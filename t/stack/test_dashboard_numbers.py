@@ -81,6 +81,7 @@ def past():
     counter("tokens", 300, model=MODEL, type="prompt")
     counter("tokens", 600, model=MODEL, type="completion")
     gauge("requests_in_flight", 3, model=MODEL)
+    gauge("upstream_last_byte_timestamp_seconds", BEGIN + LOOK * SCRAPE - 42)
     histogram("http_request_duration_seconds",
               {"1.0": 10, "3.0": 8, "5.0": 2}, 40, model=MODEL, code="2xx")
     histogram("upstream_request_duration_seconds",
@@ -228,6 +229,7 @@ EXPECTED = [
     (OVERVIEW, "Where the time goes", "model", 1.5),
     (OVERVIEW, "Where the time goes", "connecting to it", 0.001),
     (OVERVIEW, "Where the time goes", "a Redis command", 0.002),
+    (OVERVIEW, "Silence of the upstream", None, {ONE: 42}),
 
     (OVERVIEW, "Redis answers", None, {ONE: 1}),
     (OVERVIEW, "Redis command time", "P50", 0.0025),
