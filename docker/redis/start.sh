@@ -1,0 +1,33 @@
+#!/bin/sh
+#
+# Writes Redis's users and becomes Redis.  Its arguments are Redis's.
+#
+# Passwords get there as digests: neither the file nor the process list has
+# them.  The rights of the gateway are those of docs/quotas.md.
+
+set -eu
+umask 077
+
+
+digest()
+{
+    [ -s "/run/secrets/$1" ] && [ -r "/run/secrets/$1" ] || {
+        echo "start.sh: /run/secrets/$1 is missing or empty, or not for" \
+             "user $(id -u) to read: docker/setup.sh makes it" >&2
+        exit 1
+    }
+    printf %s "$(cat "/run/secrets/$1")" | sha256sum | cut -d ' ' -f 1
+}
+
+
+gateway=$(digest redis_password)
+admin=$(digest redis_admin_password)
+
+# One line each; the file must not break them.
+cat >/run/redis/users.acl <<END
+user default reset off
+user admin reset on #$admin ~* &* +@all
+user clawdbot reset on #$gateway %R~clawd:key:* %R~clawd:user:* %R~clawd:plan:* ~clawd:{* &__redis__:invalidate +auth +select +ping +info +hgetall +evalsha +script|load +subscribe +client|id +client|tracking +time +hmget +hset +expire +zadd +zrem +zcard +zscore +zrangebyscore +zremrangebyscore
+END
+
+exec redis-server /usr/local/etc/redis/redis.conf "$@"
