@@ -23,9 +23,11 @@ digest()
 gateway=$(digest redis_password)
 admin=$(digest redis_admin_password)
 
-# One line each; the file must not break them.
+# One line each.  The default user is off, so nobody can be it, and yet has all
+# rights: Redis reads its files as that user, and would leave out each
+# transaction in them that it might not do, with nothing but a line in its log.
 cat >/run/redis/users.acl <<END
-user default reset off
+user default reset off ~* &* +@all
 user admin reset on #$admin ~* &* +@all
 user clawdbot reset on #$gateway %R~clawd:key:* %R~clawd:user:* %R~clawd:plan:* ~clawd:{* &__redis__:invalidate +auth +select +ping +info +hgetall +evalsha +script|load +subscribe +client|id +client|tracking +time +hmget +hset +expire +zadd +zrem +zcard +zscore +zrangebyscore +zremrangebyscore
 END
