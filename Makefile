@@ -45,7 +45,7 @@ FUZZ_OBJ = $(patsubst src/%.c,build/fuzz/obj/%.o,$(PURE))
 .PHONY: help
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / \
-	    { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	    { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "  T=FILE... picks Test::Nginx files for quick, asan and test-1.26"
 
@@ -160,7 +160,7 @@ e2e: build ## real clients against real models
 
 
 .PHONY: stack
-stack: build ## image, compose, alerts and dashboards
+stack: deps-source build ## image, compose, alerts and dashboards
 	@t/stack/run.sh
 
 
@@ -168,6 +168,11 @@ stack: build ## image, compose, alerts and dashboards
 dashboards: ## writes grafana-dashboards/*.json again, after a change there
 	@venv=$$(tools/stack-venv.sh) \
 	    && "$$venv/bin/python" grafana-dashboards/generate.py
+
+
+.PHONY: image
+image: ## the container image, by buildah where there is no Docker
+	@tools/image.sh
 
 
 .PHONY: bench
@@ -182,11 +187,22 @@ install: build ## the module and its include files into the packaged NGINX
 	install -D -m 644 -t $(DESTDIR)$(CONF_DIR) clawd_proxy.conf clawd_log.conf
 
 
+.PHONY: module
+module: deps-module ## the .so for another NGINX: NGINX_SRC=its source tree
+	@NGINX_SRC="$(NGINX_SRC)" tools/build.sh module
+	@echo "built build/module/ngx_http_clawd_module.so"
+
+
+.PHONY: print-config
+print-config: ## the ten lines for an nginx.conf that exists
+	@cat tools/ten-lines.conf
+
+
 .PHONY: clean
 clean: ## removes build/ and what tests left behind
 	rm -rf build t/servroot t/servroot_*
 
 
-.PHONY: deps-build deps-test deps-check deps-fuzz deps-source
-deps-build deps-test deps-check deps-fuzz deps-source:
+.PHONY: deps-module deps-build deps-test deps-check deps-fuzz deps-source
+deps-module deps-build deps-test deps-check deps-fuzz deps-source:
 	@tools/deps.sh $(@:deps-%=%)

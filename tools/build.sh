@@ -7,6 +7,8 @@
 #     tools/build.sh static     an NGINX of this release with the module in it
 #     tools/build.sh asan       the same under AddressSanitizer and UBSAN
 #     tools/build.sh 1.26       NGINX 1.26.3 of Debian 13 and the .so for it
+#     tools/build.sh module     the .so for the NGINX whose source tree is in
+#                               NGINX_SRC, built --with-compat
 #
 # NGINX is configured again only when the module's config, its list of
 # sources, the flags or NGINX itself changed; else this is an incremental
@@ -14,7 +16,7 @@
 
 set -euo pipefail
 
-kind=${1:?usage: tools/build.sh dynamic|clang|static|asan|1.26}
+kind=${1:?usage: tools/build.sh dynamic|clang|static|asan|1.26|module}
 root=$(cd "$(dirname "$0")/.." && pwd)
 out=$root/build/$kind
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/clawd
@@ -57,8 +59,9 @@ configure()
     shift
 
     local print
-    print=$(cd "$root" && echo "$source" "$@" \
-        && "$packaged" -V 2>&1 && sha256sum config \
+    print=$(cd "$root" && echo "$source" "${NGINX_SRC:-}" "$@" \
+        && sha256sum "$source/src/core/nginx.h" \
+        && { "$packaged" -V 2>&1 || true; } && sha256sum config \
         && find src -name '*.[ch]' | sort)
 
     if [ -f "$out/Makefile" ] && [ "$print" = "$(cat "$out/print")" ]; then
@@ -69,7 +72,8 @@ configure()
     mkdir -p "$out"
 
     (cd "$source" && ./configure --builddir="$out" "$@") > "$log" 2>&1 \
-        || { grep error: "$log" 1>&2; fail "configure failed, see $log"; }
+        || { grep error: "$log" | head -n 5 1>&2
+             fail "configure failed, see $log"; }
 
     echo "$print" > "$out/print"
 }
@@ -162,6 +166,32 @@ build_126()
 }
 
 
+# For any other NGINX.  Its configure writes into its tree, so it gets a copy.
+
+build_module()
+{
+    local source=${NGINX_SRC:-}
+
+    [ -n "$source" ] || fail "say make module NGINX_SRC=DIR, with the source" \
+        "tree of the NGINX that is to load the module (nginx -v tells which)."
+    [ -x "$source/configure" ] && [ -f "$source/src/core/nginx.h" ] \
+        || fail "$source is no NGINX source tree: it has no configure script" \
+            "or no src/core/nginx.h."
+
+    local copy=$root/build/module-source
+
+    rm -rf "$copy"
+    cp -Rp "$source" "$copy"
+
+    configure "$copy" --with-compat \
+        --with-cc-opt="$hardened $strict" \
+        --with-ld-opt="-Wl,-z,relro -Wl,-z,now" \
+        --add-dynamic-module="$root"
+
+    compile "$copy" modules
+}
+
+
 # Two builds of one kind would trip over each other.
 
 mkdir -p "$root/build"
@@ -177,5 +207,6 @@ case $kind in
     static)  build_from_source --with-cc-opt="$hardened" ;;
     asan)    build_asan ;;
     1.26)    build_126 ;;
+    module)  build_module ;;
     *)       fail "unknown kind $kind" ;;
 esac

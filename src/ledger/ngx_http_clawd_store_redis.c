@@ -68,6 +68,8 @@ static ngx_uint_t ngx_http_clawd_redis_wait(ngx_http_clawd_hold_t *hold);
 static void ngx_http_clawd_redis_waited(ngx_event_t *ev);
 static ngx_int_t ngx_http_clawd_redis_ask(ngx_http_clawd_hold_t *hold,
     ngx_http_clawd_usage_t *guard);
+static void ngx_http_clawd_redis_note(ngx_http_clawd_hold_t *hold,
+    int64_t now);
 static void ngx_http_clawd_redis_asked(ngx_http_clawd_redis_cmd_t *cmd);
 static ngx_int_t ngx_http_clawd_redis_verdict(ngx_http_clawd_hold_t *hold,
     ngx_http_clawd_resp_t *reply);
@@ -123,6 +125,8 @@ static void ngx_http_clawd_call_text(ngx_http_clawd_call_t *call,
     u_char *data, size_t len);
 static void ngx_http_clawd_call_number(ngx_http_clawd_call_t *call,
     int64_t n);
+static void ngx_http_clawd_call_guard(ngx_http_clawd_call_t *call,
+    ngx_http_clawd_usage_t *guard);
 
 
 ngx_http_clawd_store_t  ngx_http_clawd_store_redis = {
@@ -211,7 +215,6 @@ ngx_http_clawd_redis_ask(ngx_http_clawd_hold_t *hold,
     ngx_int_t                  rc;
     ngx_str_t                 *run;
     ngx_http_clawd_call_t      call;
-    ngx_http_clawd_usage_t     usage;
     ngx_http_clawd_ledger_t   *ledger;
     ngx_http_clawd_account_t  *acc;
 
@@ -240,20 +243,9 @@ ngx_http_clawd_redis_ask(ngx_http_clawd_hold_t *hold,
     now = ngx_http_clawd_redis_now(ledger->link);
     limits = hold->terms.limits;
 
-    /* should the answer get lost, this is what is to be taken back */
-
     if (hold->flight) {
-        ngx_memzero(&usage, sizeof(ngx_http_clawd_usage_t));
-        ngx_http_clawd_quota_roll(&usage, &hold->terms,
-                                  now ? now : ngx_http_clawd_ledger_now());
-
-        hold->flight->s.est = hold->est;
-        hold->flight->s.offset = hold->terms.offset;
-        hold->flight->s.tpm = limits[NGX_HTTP_CLAWD_LIMIT_TPM];
-        hold->flight->s.windows.epoch = hold->terms.epoch;
-        hold->flight->s.windows.minute = usage.minute;
-        hold->flight->s.windows.day = usage.day;
-        hold->flight->s.windows.month = usage.month;
+        ngx_http_clawd_redis_note(hold, now ? now
+                                            : ngx_http_clawd_ledger_now());
     }
 
     ngx_http_clawd_call_init(&call, hold->user.data, hold->user.len);
@@ -286,20 +278,11 @@ ngx_http_clawd_redis_ask(ngx_http_clawd_hold_t *hold,
     ngx_http_clawd_call_number(&call, n);
     ngx_http_clawd_call_number(&call, live);
 
-    if (guard == NULL && hold->flight) {
-        ngx_http_clawd_redis_board(hold, &call);
-    }
-
     if (guard) {
-        ngx_http_clawd_call_number(&call, guard->request_tat);
-        ngx_http_clawd_call_number(&call, guard->token_tat);
-        ngx_http_clawd_call_number(&call, guard->minute);
-        ngx_http_clawd_call_number(&call, guard->minute_requests);
-        ngx_http_clawd_call_number(&call, guard->minute_tokens);
-        ngx_http_clawd_call_number(&call, guard->day);
-        ngx_http_clawd_call_number(&call, guard->day_tokens);
-        ngx_http_clawd_call_number(&call, guard->month);
-        ngx_http_clawd_call_number(&call, guard->month_tokens);
+        ngx_http_clawd_call_guard(&call, guard);
+
+    } else if (hold->flight) {
+        ngx_http_clawd_redis_board(hold, &call);
     }
 
     hold->cmd.handler = ngx_http_clawd_redis_asked;
@@ -313,6 +296,29 @@ ngx_http_clawd_redis_ask(ngx_http_clawd_hold_t *hold,
     }
 
     return rc;
+}
+
+
+/* should the answer get lost, this is what is to be taken back */
+
+static void
+ngx_http_clawd_redis_note(ngx_http_clawd_hold_t *hold, int64_t now)
+{
+    ngx_http_clawd_usage_t        usage;
+    ngx_http_clawd_settlement_t  *s;
+
+    s = &hold->flight->s;
+
+    ngx_memzero(&usage, sizeof(ngx_http_clawd_usage_t));
+    ngx_http_clawd_quota_roll(&usage, &hold->terms, now);
+
+    s->est = hold->est;
+    s->offset = hold->terms.offset;
+    s->tpm = hold->terms.limits[NGX_HTTP_CLAWD_LIMIT_TPM];
+    s->windows.epoch = hold->terms.epoch;
+    s->windows.minute = usage.minute;
+    s->windows.day = usage.day;
+    s->windows.month = usage.month;
 }
 
 
@@ -1436,4 +1442,20 @@ ngx_http_clawd_call_number(ngx_http_clawd_call_t *call, int64_t n)
                                                      : (uint64_t) n);
 
     ngx_http_clawd_call_text(call, p, call->p - p);
+}
+
+
+static void
+ngx_http_clawd_call_guard(ngx_http_clawd_call_t *call,
+    ngx_http_clawd_usage_t *guard)
+{
+    ngx_http_clawd_call_number(call, guard->request_tat);
+    ngx_http_clawd_call_number(call, guard->token_tat);
+    ngx_http_clawd_call_number(call, guard->minute);
+    ngx_http_clawd_call_number(call, guard->minute_requests);
+    ngx_http_clawd_call_number(call, guard->minute_tokens);
+    ngx_http_clawd_call_number(call, guard->day);
+    ngx_http_clawd_call_number(call, guard->day_tokens);
+    ngx_http_clawd_call_number(call, guard->month);
+    ngx_http_clawd_call_number(call, guard->month_tokens);
 }

@@ -7,7 +7,7 @@
 #include "ngx_http_clawd_text.h"
 
 
-#define NGX_HTTP_CLAWD_REGISTRY_VERSION  2
+#define NGX_HTTP_CLAWD_REGISTRY_VERSION  3
 #define NGX_HTTP_CLAWD_REGISTRY_PLACE    0    /* in the list of areas */
 
 /* pages that names must leave to the blocks of processes */

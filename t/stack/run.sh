@@ -15,7 +15,8 @@ here=$(cd "$(dirname "$0")" && pwd)
 root=${here%/t/stack}
 . "$root/tools/common.sh"
 
-need_debs nginx curl python3 redis-server prometheus prometheus-alertmanager
+need_debs nginx curl python3 redis-server prometheus prometheus-alertmanager \
+    iproute2 openssl
 
 venv=$("$root/tools/stack-venv.sh")
 
