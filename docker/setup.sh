@@ -18,7 +18,7 @@ say()
 # make FILE MODE: from standard input, whole or not at all, unless it is there
 make()
 {
-    if [ -s "$1" ]; then
+    if [ -e "$1" ]; then
         say "kept     docker/$1"
         return
     fi
@@ -41,8 +41,13 @@ random()
 mkdir -p secrets
 chmod 700 secrets
 for name in clawdbot_token redis_password redis_admin_password \
-            grafana_admin_password; do
-    random | make "secrets/$name" 444
+            grafana_admin_password responder_token; do
+    random | make "secrets/$name" 644
+done
+
+# Those of others.  Empty: that one is not told of alerts.
+for name in alert_webhook_url wecom_api_secret; do
+    make "secrets/$name" 644 </dev/null
 done
 
 make .env 600 <<'END'
@@ -54,6 +59,11 @@ CLAWD_SECRETS=./secrets
 # Optional: node (the machine's metrics), gpu (NVIDIA's), selfheal (restarts
 # Ollama when it is silent), separated by commas.
 #COMPOSE_PROFILES=node
+
+# WeCom is told of alerts if secrets/wecom_api_secret is not empty.
+#WECOM_CORP_ID=
+#WECOM_AGENT_ID=
+#WECOM_TO_USER=
 
 # Ollama on NVIDIA GPUs.
 #COMPOSE_FILE=docker-compose.yml:compose.gpu.yml

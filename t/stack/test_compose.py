@@ -24,8 +24,9 @@ from traffic import EARLIER, MODEL, PROMPT, Upstream
 
 DOCKER = ROOT / "docker"
 FILES = ["docker-compose.yml", "compose.gpu.yml"]
-SECRETS = ["clawdbot_token", "redis_password", "redis_admin_password",
-           "grafana_admin_password"]
+PASSWORDS = ["clawdbot_token", "redis_password", "redis_admin_password",
+             "grafana_admin_password", "responder_token"]
+RECEIVERS = ["alert_webhook_url", "wecom_api_secret"]
 
 VARIABLE = re.compile(r"\$(?:(?P<escaped>\$)|(?P<plain>\w+)|"
                       r"\{(?P<name>\w+)(?:(?P<how>:?[-+?])(?P<word>[^{}$]*))?"
@@ -206,12 +207,12 @@ def test_what_is_mounted_exists(name, source):
 
 @pytest.mark.parametrize("name, path", [
     ("prometheus", "/etc/prometheus/prometheus.yml"),
-    ("alertmanager", "/etc/alertmanager/alertmanager.yml"),
+    ("alertmanager", "/etc/alertmanager/start.sh"),
     ("grafana", "/var/lib/grafana/dashboards/clawd-overview.json"),
     ("redis", "/usr/local/etc/redis/redis.conf"),
     ("redis", "/usr/local/etc/redis/start.sh"),
     ("redis", "/usr/local/etc/redis/redis-cli"),
-    ("responder", "/responder/responder.py"),
+    ("responder", "/clawd/responder/responder.py"),
 ])
 def test_files_that_commands_name_are_mounted(name, path):
     words = [str(value) for _, value in scalars(SERVICES[name])]
@@ -267,7 +268,7 @@ def test_prometheus_keeps_a_week_and_exemplars():
 # Secrets
 
 def test_no_file_has_a_secret():
-    known = [(DOCKER / "demo" / name).read_text().strip() for name in SECRETS]
+    known = [(DOCKER / "demo" / name).read_text().strip() for name in PASSWORDS]
     for path in DOCKER.rglob("*"):
         if path.is_dir() or {"demo", "secrets"} & set(path.parts) \
                 or path.name in ("demo.env", ".env"):
@@ -300,7 +301,7 @@ def copy(tmp_path):
                            ignore=shutil.ignore_patterns(".env", "secrets"))
 
 
-def setup(folder, **options):
+def setup(folder):
     return subprocess.run(["sh", folder / "setup.sh"], cwd="/", check=True,
                           capture_output=True, text=True).stdout
 
@@ -317,12 +318,16 @@ def test_setup_makes_what_compose_needs(copy):
     variables = settings(copy / ".env")
     files = {secret["file"] for secret in
              read(FILES[0], variables)["secrets"].values()}
-    assert {(copy / file).name for file in files} == set(SECRETS) \
-        == made.keys() - {".env"}
-    for file in files:
-        assert re.fullmatch(r"[0-9a-f]{48}\n", (copy / file).read_text())
-        assert (copy / file).read_text().strip() not in said
-    assert len(set(made.values())) == len(SECRETS) + 1
+    assert {(copy / file).resolve() for file in files} \
+        == set((copy / "secrets").iterdir())
+    for name in PASSWORDS:
+        password = made.pop(name)
+        assert re.fullmatch(r"[0-9a-f]{48}\n", password)
+        assert password.strip() not in said
+        assert password not in made.values()
+    assert {name: made.pop(name) for name in RECEIVERS} \
+        == dict.fromkeys(RECEIVERS, "")
+    assert made.keys() == {".env"}
 
     # nobody else gets to the files, which all users of containers can read
     modes = {path: path.stat().st_mode & 0o777
@@ -330,23 +335,22 @@ def test_setup_makes_what_compose_needs(copy):
                           *(copy / "secrets").iterdir()]}
     assert modes.pop(copy / "secrets") == 0o700
     assert modes.pop(copy / ".env") == 0o600
-    assert set(modes.values()) == {0o444}
+    assert set(modes.values()) == {0o644}
 
 
 def test_setup_changes_nothing_that_is_there(copy):
     setup(copy)
     (copy / ".env").write_text("CLAWD_SECRETS=./secrets\n")
+    (copy / "secrets/alert_webhook_url").write_text("https://example.org/")
     before = contents(copy)
     (copy / "secrets/redis_password").unlink()
-    (copy / "secrets/clawdbot_token").chmod(0o600)
-    (copy / "secrets/clawdbot_token").write_text("")    # of a full disk
 
     setup(copy)
 
     after = contents(copy)
-    changed = {name for name in after if after[name] != before[name]}
-    assert changed == {"redis_password", "clawdbot_token"}
     assert before.keys() == after.keys()
+    assert before.pop("redis_password") != after.pop("redis_password")
+    assert before == after
 
 
 def test_git_keeps_none_of_it():
@@ -374,8 +378,9 @@ def test_each_line_of_the_settings_is_for_a_variable(copy):
 def test_the_demo():
     variables = settings(DOCKER / "demo.env")
     assert variables["COMPOSE_PROFILES"] == "demo"
-    for secret in DEMO["secrets"].values():
-        assert (DOCKER / secret["file"]).read_text().strip()
+    for name, secret in DEMO["secrets"].items():
+        text = (DOCKER / secret["file"]).read_text()
+        assert bool(text) == (name in PASSWORDS)
     pull = DEMO["services"]["demo-model"]
     assert pull["command"] == ["pull", "qwen3:0.6b"]
     assert pull["image"] == DEMO["services"]["ollama"]["image"]
@@ -438,7 +443,7 @@ class Redis(Server):
 
     def run(self, *words):
         return subprocess.run(self.command(*words), capture_output=True,
-                              text=True)
+                              text=True, timeout=30)
 
     def healthy(self):
         assert self.process.poll() is None, self.output.read_text()
@@ -459,8 +464,9 @@ def as_gateway(secrets, *words):
     """What Redis says to the user clawdbot."""
     result = subprocess.run(
         ["redis-cli", "--user", "clawdbot", *words], text=True,
-        capture_output=True, env={**os.environ, "REDISCLI_AUTH": (
-            secrets / "redis_password").read_text().strip()})
+        capture_output=True, timeout=30, env={
+            **os.environ, "REDISCLI_AUTH": (
+                secrets / "redis_password").read_text().strip()})
     return result.stdout.strip()
 
 
