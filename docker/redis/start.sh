@@ -11,12 +11,13 @@ umask 077
 
 digest()
 {
-    [ -s "/run/secrets/$1" ] && [ -r "/run/secrets/$1" ] || {
+    password=$(cat "/run/secrets/$1") || password=
+    if [ -z "$password" ]; then
         echo "start.sh: /run/secrets/$1 is missing or empty, or not for" \
              "user $(id -u) to read: docker/setup.sh makes it" >&2
         exit 1
-    }
-    printf %s "$(cat "/run/secrets/$1")" | sha256sum | cut -d ' ' -f 1
+    fi
+    printf %s "$password" | sha256sum | cut -d ' ' -f 1
 }
 
 
