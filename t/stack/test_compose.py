@@ -212,7 +212,7 @@ def test_what_is_mounted_exists(name, source):
     ("redis", "/usr/local/etc/redis/redis.conf"),
     ("redis", "/usr/local/etc/redis/start.sh"),
     ("redis", "/usr/local/etc/redis/redis-cli"),
-    ("responder", "/clawd/responder/responder.py"),
+    ("responder", "/opt/clawd/responder/responder.py"),
 ])
 def test_files_that_commands_name_are_mounted(name, path):
     words = [str(value) for _, value in scalars(SERVICES[name])]
