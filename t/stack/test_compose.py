@@ -407,7 +407,11 @@ class Redis(Server):
         super().__init__(folder, [
             "unshare", "--mount", "sh", "-euc",
             self.script(root, data, secrets)])
-        wait_until("Redis to be healthy", self.healthy)
+        try:
+            wait_until("Redis to be healthy", self.healthy)
+        except BaseException:
+            self.stop()
+            raise
 
     def script(self, root, data, secrets):
         lines = [f"mount -t tmpfs none {root}", f"cd {root}",
