@@ -118,13 +118,14 @@ class Ollama(Server):
     model = "smollm2:135m"
     other_model = "smollm2-b:135m"
 
-    def __init__(self, folder, **env):
-        self.port = free_port()
+    def __init__(self, folder, port=None, **env):
+        self.port = port or free_port()
         self.address = f"127.0.0.1:{self.port}"
         made = pathlib.Path(os.environ["CLAWD_OLLAMA"])
-        # blobs never change, so links do
-        shutil.copytree(made / "models", folder / "models",
-                        copy_function=link_or_copy)
+        # blobs never change, so links do; one that starts again has them
+        if not (folder / "models").exists():
+            shutil.copytree(made / "models", folder / "models",
+                            copy_function=link_or_copy)
         super().__init__(folder, [made / "bin/ollama", "serve"], {
             "HOME": str(folder), "OLLAMA_HOST": self.address,
             "OLLAMA_MODELS": str(folder / "models"), **env})

@@ -19,60 +19,14 @@ import yaml
 
 import isolated
 from boards import boards
-from harness import ROOT, Gateway, Server, wait_until
+from compose import (DOCKER, FILES, Refused, Service, fresh, mounts, read,
+                     settings, setup)
+from harness import ROOT, Gateway, wait_until
 from traffic import EARLIER, MODEL, PROMPT, Upstream
 
-DOCKER = ROOT / "docker"
-FILES = ["docker-compose.yml", "compose.gpu.yml"]
 PASSWORDS = ["clawdbot_token", "redis_password", "redis_admin_password",
              "grafana_admin_password", "responder_token"]
 RECEIVERS = ["alert_webhook_url", "wecom_api_secret"]
-
-VARIABLE = re.compile(r"\$(?:(?P<escaped>\$)|(?P<plain>\w+)|"
-                      r"\{(?P<name>\w+)(?:(?P<how>:?[-+?])(?P<word>[^{}$]*))?"
-                      r"\})")
-
-
-class Refused(Exception):
-    """Compose would end with this sentence."""
-
-
-def interpolate(value, variables):
-    """A document as Compose has it, with its variables filled in."""
-    def fill(found):
-        if found["escaped"]:
-            return "$"
-        name, how = found["name"] or found["plain"], found["how"] or ""
-        there = name in variables and (variables[name] or ":" not in how)
-        if how.endswith("+"):
-            return found["word"] if there else ""
-        if not there and how.endswith("?"):
-            raise Refused(found["word"])
-        if not there:
-            assert how.endswith("-"), f"{name} has no default"
-            return found["word"]
-        return variables[name]
-
-    if isinstance(value, dict):
-        return {key: interpolate(inner, variables)
-                for key, inner in value.items()}
-    if isinstance(value, list):
-        return [interpolate(inner, variables) for inner in value]
-    if isinstance(value, str):
-        assert "$" not in VARIABLE.sub("", value), value
-        return VARIABLE.sub(fill, value)
-    return value
-
-
-def settings(path):
-    """What an .env file sets."""
-    return dict(line.split("=", 1) for line in path.read_text().splitlines()
-                if line and not line.startswith("#"))
-
-
-def read(name, variables):
-    return interpolate(yaml.safe_load((DOCKER / name).read_text()), variables)
-
 
 DEMO = read(FILES[0], settings(DOCKER / "demo.env"))
 COMPOSE = read(FILES[0], {"CLAWD_SECRETS": "./secrets"})
@@ -91,13 +45,6 @@ def scalars(value, key=None):
             yield from scalars(inner, key)
     else:
         yield key, value
-
-
-def mounts(service):
-    """(source, target, whether read-only) of a service's volumes."""
-    for volume in service.get("volumes", ()):
-        source, target, *mode = volume.split(":")
-        yield source, target, mode == ["ro"]
 
 
 def mounted(name, path):
@@ -296,14 +243,7 @@ def test_grafana_has_no_default_password():
 
 @pytest.fixture
 def copy(tmp_path):
-    """docker/ as a fresh clone has it."""
-    return shutil.copytree(DOCKER, tmp_path / "docker",
-                           ignore=shutil.ignore_patterns(".env", "secrets"))
-
-
-def setup(folder):
-    return subprocess.run(["sh", folder / "setup.sh"], cwd="/", check=True,
-                          capture_output=True, text=True).stdout
+    return fresh(tmp_path)
 
 
 def contents(folder):
@@ -394,75 +334,10 @@ def test_the_demo():
 
 # Redis
 
-class Redis(Server):
-    """The service as the compose file has it, on this machine's Redis: its
-    command, files, volume, secrets and user, in a root of its own."""
-
-    service = SERVICES["redis"]
-    path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-    def __init__(self, folder, data, secrets):
-        root = folder / "root"
-        root.mkdir(exist_ok=True)
-        super().__init__(folder, [
-            "unshare", "--mount", "sh", "-euc",
-            self.script(root, data, secrets)])
-        try:
-            wait_until("Redis to be healthy", self.healthy)
-        except BaseException:
-            self.stop()
-            raise
-
-    def script(self, root, data, secrets):
-        lines = [f"mount -t tmpfs none {root}", f"cd {root}",
-                 "mkdir usr etc dev proc", "cp -a /bin /sbin /lib* .",
-                 *(f"mount --rbind /{name} {name}"
-                   for name in ("usr", "etc", "dev", "proc")),
-                 # where the image has it
-                 "mount -t tmpfs none usr/local", "mkdir usr/local/bin",
-                 "ln -s /usr/bin/redis-cli usr/local/bin"]
-        for place in self.service["tmpfs"]:
-            lines += [f"mkdir -p .{place}",
-                      f"mount -t tmpfs -o mode=1777 none .{place}"]
-        for source, target, _ in mounts(self.service):
-            lines += bind(data if source == "redis" else DOCKER / source,
-                          target)
-        for name in self.service["secrets"]:
-            lines += bind(secrets / name, f"/run/secrets/{name}")
-        return "\n".join([*lines, f"mount -o remount,ro {root}",
-                          "exec chroot . " + shlex.join(self.as_user(
-                              *self.service["entrypoint"]))])
-
-    def as_user(self, *words):
-        """In its working directory, without root's rights."""
-        user = self.service["user"]
-        return ["env", "-i", f"--chdir={self.service['working_dir']}",
-                self.path, "setpriv", f"--reuid={user}", f"--regid={user}",
-                "--clear-groups", "--no-new-privs", "--inh-caps=-all",
-                "--bounding-set=-all", *words]
-
-    def command(self, *words):
-        """As docker compose exec runs it."""
-        return ["nsenter", f"--target={self.process.pid}", "--mount", "--root",
-                *self.as_user(*words)]
-
-    def run(self, *words):
-        return subprocess.run(self.command(*words), capture_output=True,
-                              text=True, timeout=30)
-
-    def healthy(self):
-        assert self.process.poll() is None, self.output.read_text()
-        how, *command = self.service["healthcheck"]["test"]
-        return self.run(*command).returncode == 0
-
+class Redis(Service):
     def __call__(self, *words):
         """As the admin, with the command that the docs have."""
-        return self.run("redis-cli", *map(str, words)).stdout.strip()
-
-
-def bind(source, target):
-    make = "mkdir -p" if source.is_dir() else "install -D /dev/null"
-    return [f"{make} .{target}", f"mount --bind {source} .{target}"]
+        return self.run("redis-cli", *words).stdout.strip()
 
 
 def as_gateway(secrets, *words):
@@ -481,9 +356,7 @@ class Ledger:
     ADDRESS = "10.87.0.2"       # not the loopback: a container comes from one
 
     def __init__(self, folder):
-        copied = shutil.copytree(DOCKER, folder / "docker",
-                                 ignore=shutil.ignore_patterns("secrets",
-                                                               ".env"))
+        copied = fresh(folder)
         setup(copied)
         self.secrets = copied / "secrets"
         self.folder = folder
@@ -494,7 +367,8 @@ class Ledger:
         self.upstream = Upstream()
 
     def start(self):
-        self.redis = Redis(self.folder / "redis", self.data, self.secrets)
+        self.redis = Redis(self.folder / "redis", "redis", SERVICES["redis"],
+                           self.secrets, {"redis": self.data})
 
     def start_gateway(self):
         (self.folder / "gateway").mkdir()

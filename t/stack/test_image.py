@@ -12,132 +12,14 @@ import subprocess
 import httpx
 import pytest
 
-from harness import ROOT, Metrics, Server, children, stat, wait_until
+from harness import ROOT, Metrics, children, stat, wait_until
+from image import API, IMAGE, UID, Container, Image
 from isolated import network
-from neighbours import (CHAT, MODEL, USAGE, WORDS, Ollama, Redis,
-                        quoted)
+from neighbours import CHAT, MODEL, USAGE, WORDS, Ollama, Redis, quoted
 
-UID = 10001
 TOKEN = "image-test-token"
-API = "http://127.0.0.1:8080"
 METRICS = "http://127.0.0.1:9091/metrics"
-IMAGE = "localhost/clawdbot:0.1.0"
 MEGABYTES_ABOVE_BASE = 60
-
-# What an engine does: the mounts, then the image's user and command.
-ENGINE = """
-set -e
-root=$1
-state=$2
-hosts=$3
-conf=$4
-shift 4
-mount --bind "$root" "$root"
-mount -t proc proc "$root/proc"
-mount --rbind /dev "$root/dev"
-mount -t tmpfs tmpfs "$root/tmp"
-mount -t tmpfs tmpfs "$root/run/clawd"
-mount --bind "$state" "$root/var/lib/clawd"
-mount --bind "$hosts" "$root/etc/hosts"
-[ -z "$conf" ] || mount --bind "$conf" "$root/etc/nginx/nginx.conf"
-mount -o remount,bind,ro "$root"
-exec chroot --userspec=10001:10001 --groups= "$root" "$@"
-"""
-
-
-class Image:
-    """The image and its base, unpacked where buildah keeps them."""
-
-    def __init__(self):
-        conf = subprocess.run([ROOT / "tools/image.sh"], check=True,
-                              stdout=subprocess.PIPE, text=True).stdout.strip()
-        self.env = {**os.environ, "CONTAINERS_STORAGE_CONF": conf}
-        self.containers = []
-        self.root = self.unpack(IMAGE)
-        self.base = self.unpack("localhost/debian:trixie-slim")
-        self.config = json.loads(self.buildah(
-            "inspect", "--type", "image", IMAGE))["Docker"]["config"]
-
-    def buildah(self, *words):
-        return subprocess.run(["buildah", *words], env=self.env, check=True,
-                              stdout=subprocess.PIPE, text=True).stdout.strip()
-
-    def unpack(self, name):
-        container = self.buildah("from", "--pull-never", name)
-        self.containers.append(container)
-        return pathlib.Path(self.buildah("mount", container))
-
-    def remove(self):
-        for container in self.containers:
-            self.buildah("rm", container)
-
-
-class Container(Server):
-    """The image's command, in namespaces of its own but for the network."""
-
-    def __init__(self, image, folder, conf="", **env):
-        self.image = image
-        self.out = folder / "out"
-        self.output = folder / "err"
-        self.state = folder / "state"
-        self.state.mkdir(exist_ok=True)
-        os.chown(self.state, UID, UID)
-        hosts = folder / "hosts"
-        hosts.write_text("127.0.0.1 localhost ollama redis\n")
-        # places for mounts, which an engine makes when they are not there
-        (image.root / "etc/hosts").touch()
-        mounted = image.root / "etc/nginx/nginx.conf"
-        if conf:
-            mounted.touch()
-        else:
-            mounted.unlink(missing_ok=True)
-        environment = dict(
-            pair.split("=", 1) for pair in image.config["Env"])
-        with open(self.out, "w") as out, open(self.output, "w") as err:
-            for file in (out, err):
-                os.fchown(file.fileno(), UID, UID)
-            self.process = subprocess.Popen(
-                ["unshare", "--mount", "--pid", "--fork", "--kill-child",
-                 "sh", "-c", ENGINE, "engine", image.root, self.state, hosts,
-                 conf, *image.config["Entrypoint"], *image.config["Cmd"]],
-                env={**environment, "CLAWDBOT_TOKEN": TOKEN, **env},
-                cwd="/", stdin=subprocess.DEVNULL, stdout=out, stderr=err)
-
-    def wait(self):
-        def up():
-            assert self.process.poll() is None, self.output.read_text()
-            return self.healthy()
-        wait_until("the container to be healthy", up)
-
-    @property
-    def pid(self):
-        """The first process of the container, as others see it."""
-        return children(self.process.pid)[0]
-
-    def stop(self, how=None):
-        if self.process.poll() is None:
-            os.kill(self.pid, how or signal.Signals[
-                self.image.config["StopSignal"]])
-        return self.process.wait(15)
-
-    def exec(self, *words):
-        return subprocess.run(
-            ["nsenter", "--target", str(self.pid), "--mount", "--pid", "--root",
-             "--wd", "--setuid", str(UID), "--setgid", str(UID), *words],
-            capture_output=True, text=True)
-
-    def healthy(self):
-        how, *words = self.image.config["Healthcheck"]["Test"]
-        assert how == "CMD"
-        return bool(children(self.process.pid)) \
-            and self.exec(*words).returncode == 0
-
-    def chat(self, token=TOKEN, **fields):
-        return httpx.post(f"{API}/v1/chat/completions", json={**CHAT, **fields},
-                          headers={"Authorization": f"Bearer {token}"})
-
-    def log(self):
-        return [json.loads(line) for line in self.out.read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +47,8 @@ def run(image, tmp_path):
     containers = []
 
     def run(**options):
-        containers.append(Container(image, tmp_path, **options))
+        containers.append(Container(
+            image, tmp_path, **{"CLAWDBOT_TOKEN": TOKEN, **options}))
         containers[-1].wait()
         return containers[-1]
 

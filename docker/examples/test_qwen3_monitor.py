@@ -1,0 +1,237 @@
+#!/usr/bin/env python3
+"""Asks a model one question through the gateway, and looks whether Prometheus
+has the same: one request, the tokens of the answer, and its latency.
+
+    python3 test_qwen3_monitor.py [--model MODEL] [--prompt TEXT]
+
+The token comes from the variable CLAWDBOT_TOKEN, or from docker/secrets.  Needs
+Python 3.9 or newer and nothing else.  Ends with 0 when all of it agrees.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+
+SECRET = pathlib.Path(__file__).resolve().parent.parent \
+    / "secrets/clawdbot_token"
+
+REQUESTS = "clawdbot_model_request_total"
+TOKENS = "clawdbot_tokens_total"
+LATENCY = "clawdbot_http_request_duration_seconds"
+
+# Seconds.  The gateway sees less of a request than we do: no connecting, no
+# start of our own.
+SLACK = 1
+
+CURES = {
+    401: "is the token that of docker/secrets/clawdbot_token?",
+    404: "is the model there?  docker compose exec ollama ollama pull MODEL",
+    429: "the user's quota is used up: GET /v1/usage tells which",
+    502: "is Ollama running?  docker compose ps ollama",
+    503: "does the gateway have its Redis?  docker compose ps redis",
+    504: "the model did not answer in time: docker compose logs ollama",
+}
+
+
+class Failed(Exception):
+    """With a sentence for the user."""
+
+
+def fetch(request, timeout):
+    """(status, document) of an answer, whatever its status."""
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as reply:
+            status, body = reply.status, reply.read()
+    except urllib.error.HTTPError as error:
+        status, body = error.code, error.read()
+    except OSError as error:
+        url = getattr(request, "full_url", request)
+        raise Failed(f"no answer from {url}: "
+                     f"{getattr(error, 'reason', error)}") from None
+    try:
+        return status, json.loads(body)
+    except ValueError:
+        return status, {}
+
+
+class Prometheus:
+    """What it has of one model, of all gateways together."""
+
+    def __init__(self, url, model):
+        self.url = url.rstrip("/")
+        self.model = json.dumps(model, ensure_ascii=False)
+
+    def query(self, text):
+        """[(labels, value)] of an instant query."""
+        status, document = fetch(
+            f"{self.url}/api/v1/query?"
+            + urllib.parse.urlencode({"query": text}), 10)
+        if status != 200 or document.get("status") != "success":
+            raise Failed(f"{self.url} answers with {status}: is that"
+                         " Prometheus?")
+        return [(item["metric"], float(item["value"][1]))
+                for item in document["data"]["result"]]
+
+    def total(self, name):
+        return sum(value for _, value in self.query(
+            f"sum({name}{{model={self.model}}})"))
+
+    def totals(self, name, label):
+        """{value of the label: sum}"""
+        return {labels[label]: value for labels, value in self.query(
+            f"sum by ({label}) ({name}{{model={self.model}}})")}
+
+    def look(self):
+        tokens = self.totals(TOKENS, "type")
+        return {"requests": self.total(REQUESTS),
+                "tokens in": tokens.get("prompt", 0),
+                "tokens out": tokens.get("completion", 0),
+                "seconds": self.total(f"{LATENCY}_sum"),
+                "buckets": self.totals(f"{LATENCY}_bucket", "le")}
+
+    def now(self):
+        """By its own clock."""
+        return self.query("vector(time())")[0][1]
+
+    def scraped(self):
+        """When it has looked at all gateways, by the same."""
+        times = [value for _, value in self.query(
+            'timestamp(up{job="clawdbot"} == 1)')]
+        if not times:
+            raise Failed(f"{self.url} has no gateway that is up in the job"
+                         f" clawdbot: {self.url}/targets says why")
+        return min(times)
+
+
+def ask(options):
+    """(seconds, answer) of the question."""
+    request = urllib.request.Request(
+        f"{options.gateway.rstrip('/')}/v1/chat/completions",
+        json.dumps({"model": options.model, "messages": [
+            {"role": "user", "content": options.prompt}]}).encode(),
+        {"Authorization": f"Bearer {token()}",
+         "Content-Type": "application/json"})
+
+    start = time.monotonic()
+    status, answer = fetch(request, options.timeout)
+    seconds = time.monotonic() - start
+
+    print(f"status       {status}\ntotal time   {seconds:.2f} s")
+    if status != 200:
+        error = answer.get("error", {})
+        said = error.get("message", "") if isinstance(error, dict) else error
+        raise Failed(f"{said or 'no answer'} ({CURES.get(status, status)})")
+    return seconds, answer
+
+
+def token():
+    given = os.environ.get("CLAWDBOT_TOKEN")
+    if given:
+        return given
+    try:
+        return SECRET.read_text().strip()
+    except OSError:
+        raise Failed(f"set CLAWDBOT_TOKEN: there is no {SECRET}") from None
+
+
+def wait_for(prometheus, before, patience):
+    """What it has once it has looked at an answer of just now."""
+    answered = prometheus.now()
+    end = time.monotonic() + patience
+    print(f"waiting for Prometheus to look ({patience} s at most)", flush=True)
+    while True:
+        after = prometheus.look()
+        if prometheus.scraped() > answered \
+                and after["requests"] > before["requests"]:
+            return after
+        if time.monotonic() > end:
+            raise Failed("Prometheus has seen no request of that model: does"
+                         " it look at the gateway that was asked?")
+        time.sleep(0.5)
+
+
+def bucket(before, after):
+    """(lower, upper) bound of the one that has grown."""
+    lower = 0
+    for upper in sorted(after, key=float):
+        if after[upper] > before.get(upper, 0):
+            return lower, float(upper)
+        lower = float(upper)
+    raise Failed("Prometheus has no bucket of that model's latency")
+
+
+def compare(before, after, seconds, usage):
+    """Prints what Prometheus has.  Returns whether it is the same."""
+    grown = {name: after[name] - before[name]
+             for name in before if name != "buckets"}
+    lower, upper = bucket(before["buckets"], after["buckets"])
+    latency = grown["seconds"]
+
+    expected = {"requests": 1}
+    if usage:
+        expected.update({"tokens in": usage["prompt_tokens"],
+                         "tokens out": usage["completion_tokens"]})
+    same = True
+    for name, value in expected.items():
+        right = grown[name] == value
+        same = same and right
+        print(f"{name:12} {grown[name]:+g}, "
+              + ("as it was" if right else f"and it was {value}"))
+
+    right = lower < latency <= upper and abs(seconds - latency) <= SLACK
+    print(f"latency      {latency:.2f} s, in the bucket {lower:g} to {upper:g}"
+          f" s, " + ("as it was" if right else f"and it was {seconds:.2f} s"))
+    if grown["requests"] > 1:
+        raise Failed("others asked that model meanwhile: try again when it is"
+                     " quiet")
+    return same and right
+
+
+def check(options):
+    prometheus = Prometheus(options.prometheus, options.model)
+    prometheus.scraped()
+    before = prometheus.look()
+
+    print(f"model        {options.model}")
+    seconds, answer = ask(options)
+    text = "".join(choice["message"].get("content") or ""
+                   for choice in answer["choices"])
+    usage = answer.get("usage")
+    print(f"characters   {len(text)}")
+
+    after = wait_for(prometheus, before, options.patience)
+    if not compare(before, after, seconds, usage):
+        raise Failed("Prometheus has something else")
+    print("Prometheus has the same")
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description="Asks one question and looks whether Prometheus saw it.")
+    parser.add_argument("--model", default="qwen3:32b")
+    parser.add_argument("--prompt", default="Why is the sky blue?")
+    parser.add_argument("--gateway", metavar="URL",
+                        default="http://localhost:8080")
+    parser.add_argument("--prometheus", metavar="URL",
+                        default="http://localhost:9090")
+    parser.add_argument("--timeout", metavar="SECONDS", type=float,
+                        default=600, help="for the answer")
+    parser.add_argument("--patience", metavar="SECONDS", type=float,
+                        default=60, help="for Prometheus to look")
+    options = parser.parse_args()
+    try:
+        check(options)
+    except Failed as failed:
+        sys.exit(f"FAILED: {failed}")
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        sys.exit(f"FAILED: an answer of another form than expected: {error!r}")
+
+
+if __name__ == "__main__":
+    main()
