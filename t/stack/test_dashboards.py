@@ -236,7 +236,6 @@ def test_nothing_in_the_provisioning_is_taken_for_a_variable():
         assert not [value for value in values if "$" in str(value)], path
 
 
-@pytest.mark.skipif(not COMPOSE.exists(), reason="no compose file yet")
 def test_compose_mounts_what_grafana_reads():
     services = yaml.safe_load(COMPOSE.read_text())["services"]
 
