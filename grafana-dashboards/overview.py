@@ -116,8 +116,9 @@ def latency():
               query(mean(REDIS), "a Redis command"), width=6),
         lines("Silence of the upstream",
               "How long ago it sent anything, while requests are in flight; "
-              "an hour at most. A long answer is not silent. Loading a model "
-              "is, for a minute or two. Dashed: 5 minutes.", "s",
+              "an hour at most. A long stream is not silent. Loading a model "
+              "is, for a minute or two, and an answer that is not streamed, "
+              "until it ends. Dashed: 5 minutes.", "s",
               query(SILENCE, "{{instance}}"), width=6, limit=300),
     ]
 

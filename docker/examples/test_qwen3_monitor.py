@@ -26,6 +26,9 @@ REQUESTS = "clawdbot_model_request_total"
 TOKENS = "clawdbot_tokens_total"
 LATENCY = "clawdbot_http_request_duration_seconds"
 
+# Of the answer: enough for a sentence, and soon over on a laptop.
+MAX_TOKENS = 256
+
 # Seconds.  The gateway sees less of a request than we do: no connecting, no
 # start of our own.
 SLACK = 1
@@ -122,8 +125,9 @@ def ask(options):
     """(seconds, answer) of the question."""
     request = urllib.request.Request(
         f"{options.gateway.rstrip('/')}/v1/chat/completions",
-        json.dumps({"model": options.model, "messages": [
-            {"role": "user", "content": options.prompt}]}).encode(),
+        json.dumps({"model": options.model, "max_tokens": MAX_TOKENS,
+                    "messages": [{"role": "user", "content": options.prompt}]
+                    }).encode(),
         {"Authorization": f"Bearer {token()}",
          "Content-Type": "application/json"})
 
@@ -211,8 +215,9 @@ def check(options):
 
     print(f"model        {options.model}")
     seconds, answer = ask(options)
-    text = "".join(choice["message"].get("content") or ""
-                   for choice in answer["choices"])
+    # A model that thinks may get no further in so many tokens.
+    message = answer["choices"][0]["message"]
+    text = (message.get("reasoning") or "") + (message.get("content") or "")
     usage = answer.get("usage")
     print(f"characters   {len(text)}")
 
