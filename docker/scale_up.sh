@@ -10,7 +10,7 @@
 #
 #     SCALE_UP_INTERVAL       seconds from one attempt to the next, 300
 #     SCALE_UP_MAX_PER_HOUR   attempts in an hour, 3
-#     SCALE_UP_TIMEOUT        seconds for Docker to answer, 60
+#     SCALE_UP_TIMEOUT        seconds for Docker to do it, 60; 20 at least
 
 set -eu
 umask 077
@@ -27,23 +27,24 @@ say()
 }
 
 
-# check_number NAME VALUE
+# check_number NAME VALUE LEAST
 check_number()
 {
     case $2 in
-        0 | *[!0-9]* | 0* | ??????*)
-            say "$1 is $2: it takes a number from 1 to 99999"
-            exit 1 ;;
+        *[!0-9]* | 0* | ??????*) ;;
+        *) [ "$2" -lt "$3" ] || return 0 ;;
     esac
+    say "$1 is $2: it takes a number from $3 to 99999"
+    exit 1
 }
 
 
-# The attempts of the last hour, the oldest first.  A clock that was set back
-# leaves some that are yet to come: they count.
+# The attempts of the last hour, the oldest first.  Those that are yet to come
+# are of a clock that was wrong.
 recent()
 {
     [ ! -f "$attempts" ] \
-        || awk -v since="$((now - 3600))" '$1 > since' "$attempts"
+        || awk -v now="$now" '$1 > now - 3600 && $1 <= now' "$attempts"
 }
 
 
@@ -74,9 +75,14 @@ note_attempt()
 interval=${SCALE_UP_INTERVAL:-300}
 max=${SCALE_UP_MAX_PER_HOUR:-3}
 limit=${SCALE_UP_TIMEOUT:-60}
-check_number SCALE_UP_INTERVAL "$interval"
-check_number SCALE_UP_MAX_PER_HOUR "$max"
-check_number SCALE_UP_TIMEOUT "$limit"
+check_number SCALE_UP_INTERVAL "$interval" 1
+check_number SCALE_UP_MAX_PER_HOUR "$max" 1
+# An Ollama that hangs is killed after 10 s only.
+check_number SCALE_UP_TIMEOUT "$limit" 20
+
+for tool in flock awk python3; do
+    command -v $tool >/dev/null || { say "there is no $tool here"; exit 1; }
+done
 
 if ! [ -d "$state" ] || ! [ -w "$state" ]; then
     say "there is no folder $state to write to: mount a volume there"

@@ -44,11 +44,14 @@ sub left {
 }
 
 sub before_the_first_byte {
+    my $begun = metric('upstream_last_byte_timestamp_seconds');
     my $client = start('chat', 'early');
+
+    Test::More::cmp_ok(abs(time - $begun), '<', 60, 'when NGINX started');
 
     upstream()->wait_for(1);
     becomes('requests_in_flight{model="other"}', 1);
-    becomes('upstream_last_byte_timestamp_seconds', 0);
+    becomes('upstream_last_byte_timestamp_seconds', $begun);
     $client->close;
 
     left('early', '', '');
@@ -67,9 +70,12 @@ sub behind_the_header {
 
 sub mid_stream {
     my ($how) = @_;
-    my $client = start('chat', $how);
 
-    my $begun = time;
+    # so that what is heard can be told from the start of NGINX
+    my $begun = metric('upstream_last_byte_timestamp_seconds') + 3;
+    select undef, undef, undef, 0.05 while time < $begun;
+
+    my $client = start('chat', $how);
 
     $client->read_until(qr/"lo"/);
     becomes('requests_in_flight{model="other"}', 1);

@@ -9,6 +9,7 @@ Python 3.9 or newer and nothing else.  Ends with 0 when all of it agrees.
 """
 
 import argparse
+import http.client
 import json
 import os
 import pathlib
@@ -47,15 +48,15 @@ class Failed(Exception):
     """With a sentence for the user."""
 
 
-def fetch(request, timeout):
+def fetch(url, timeout, body=None, **headers):
     """(status, document) of an answer, whatever its status."""
     try:
+        request = urllib.request.Request(url, body, headers)
         with urllib.request.urlopen(request, timeout=timeout) as reply:
             status, body = reply.status, reply.read()
     except urllib.error.HTTPError as error:
         status, body = error.code, error.read()
-    except OSError as error:
-        url = getattr(request, "full_url", request)
+    except (OSError, http.client.HTTPException, ValueError) as error:
         raise Failed(f"no answer from {url}: "
                      f"{getattr(error, 'reason', error)}") from None
     try:
@@ -114,25 +115,23 @@ class Prometheus:
     def scraped(self):
         """When it has looked at all gateways, by the same."""
         times = [value for _, value in self.query(
-            'timestamp(up{job="clawdbot"} == 1)')]
+            'timestamp(up{job="clawdbot"}) and up{job="clawdbot"} == 1')]
         if not times:
             raise Failed(f"{self.url} has no gateway that is up in the job"
                          f" clawdbot: {self.url}/targets says why")
         return min(times)
 
 
-def ask(options):
+def ask(options, secret):
     """(seconds, answer) of the question."""
-    request = urllib.request.Request(
-        f"{options.gateway.rstrip('/')}/v1/chat/completions",
-        json.dumps({"model": options.model, "max_tokens": MAX_TOKENS,
-                    "messages": [{"role": "user", "content": options.prompt}]
-                    }).encode(),
-        {"Authorization": f"Bearer {token()}",
-         "Content-Type": "application/json"})
+    body = {"model": options.model, "max_tokens": MAX_TOKENS,
+            "messages": [{"role": "user", "content": options.prompt}]}
 
     start = time.monotonic()
-    status, answer = fetch(request, options.timeout)
+    status, answer = fetch(
+        f"{options.gateway.rstrip('/')}/v1/chat/completions", options.timeout,
+        json.dumps(body).encode(), Authorization=f"Bearer {secret}",
+        **{"Content-Type": "application/json"})
     seconds = time.monotonic() - start
 
     print(f"status       {status}\ntotal time   {seconds:.2f} s")
@@ -144,13 +143,14 @@ def ask(options):
 
 
 def token():
-    given = os.environ.get("CLAWDBOT_TOKEN")
-    if given:
-        return given
+    found = os.environ.get("CLAWDBOT_TOKEN", "")
     try:
-        return SECRET.read_text().strip()
+        found = (found or SECRET.read_text()).strip()
     except OSError:
         raise Failed(f"set CLAWDBOT_TOKEN: there is no {SECRET}") from None
+    if not re.fullmatch("[!-~]+", found):
+        raise Failed("the token has characters that no token has")
+    return found
 
 
 def look_again(prometheus, patience, enough=lambda seen: True):
@@ -160,8 +160,8 @@ def look_again(prometheus, patience, enough=lambda seen: True):
     print(f"waiting for Prometheus to look ({patience:g} s at most)",
           flush=True)
     while True:
-        seen = prometheus.look()
         looked = prometheus.scraped() > over
+        seen = prometheus.look()
         if looked and enough(seen):
             return seen
         if time.monotonic() > end:
@@ -209,12 +209,13 @@ def compare(before, after, seconds, usage):
 
 
 def check(options):
+    secret = token()
     prometheus = Prometheus(options.prometheus, options.model)
     # What others asked a moment ago is not taken for this question.
     before = look_again(prometheus, options.patience)
 
     print(f"model        {options.model}")
-    seconds, answer = ask(options)
+    seconds, answer = ask(options, secret)
     # A model that thinks may get no further in so many tokens.
     message = answer["choices"][0]["message"]
     text = (message.get("reasoning") or "") + (message.get("content") or "")

@@ -75,8 +75,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if not names:
             return 200, "no alert that asks for a restart"
         # The script waits for no other restart, so neither does this.
-        done = subprocess.run([SCRIPT, *names], stdin=subprocess.DEVNULL,
-                              check=False)
+        done = subprocess.run(["sh", SCRIPT, *names], check=False,
+                              stdin=subprocess.DEVNULL)
         if done.returncode != 0:
             return 500, "scale_up.sh failed, see its log"
         return 200, "scale_up.sh did what it may"
@@ -139,7 +139,7 @@ def main():
 
     token = read_token(options.token_file)
     # What would be wrong when it is needed is wrong now.
-    if subprocess.run([SCRIPT, "--check"], check=False).returncode != 0:
+    if subprocess.run(["sh", SCRIPT, "--check"], check=False).returncode != 0:
         sys.exit(1)
 
     server = Server(options.listen, token)

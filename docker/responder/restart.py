@@ -1,16 +1,19 @@
 """Restarts a container:  restart.py CONTAINER SECONDS
 
 It asks Docker by its socket, as the image this runs in has no client of Docker.
-The container has 10 seconds to end by itself.
+The container has 10 seconds to end by itself.  It may come back with another
+address, so the gateway of the same project is told to look it up again.
 """
 
 import http.client
+import json
 import socket
 import sys
 import urllib.parse
 
 SOCKET = "/var/run/docker.sock"
 GRACE = 10
+LABEL = "com.docker.compose"
 
 
 class Docker(http.client.HTTPConnection):
@@ -20,18 +23,45 @@ class Docker(http.client.HTTPConnection):
         self.sock.connect(SOCKET)
 
 
-def main():
-    name, seconds = sys.argv[1:]
-    docker = Docker("docker", timeout=float(seconds))
-    path = f"/containers/{urllib.parse.quote(name, safe='')}/restart?t={GRACE}"
+def quoted(text):
+    return urllib.parse.quote(text, safe="")
+
+
+def ask(seconds, method, path):
+    """The document of the answer, or None where it has none."""
+    docker = Docker("docker", timeout=seconds)
     try:
-        docker.request("POST", path)
+        docker.request(method, path)
         reply = docker.getresponse()
-        text = reply.read(1000).decode(errors="replace").strip()
-    except (OSError, http.client.HTTPException) as error:
+        text = reply.read()
+    finally:
+        docker.close()
+    if reply.status >= 300:
+        sys.exit(f"Docker says {reply.status}:"
+                 f" {text[:1000].decode(errors='replace').strip()}")
+    return json.loads(text) if text else None
+
+
+def gateways(seconds, name):
+    """The ids of those of the project of that container."""
+    labels = ask(seconds, "GET", f"/containers/{quoted(name)}/json")[
+        "Config"]["Labels"]
+    wanted = {"label": [f"{LABEL}.project={labels.get(f'{LABEL}.project')}",
+                        f"{LABEL}.service=clawdbot"]}
+    return [found["Id"] for found in ask(
+        seconds, "GET",
+        f"/containers/json?filters={quoted(json.dumps(wanted))}")]
+
+
+def main():
+    name, seconds = sys.argv[1], float(sys.argv[2])
+    try:
+        ask(seconds, "POST", f"/containers/{quoted(name)}/restart?t={GRACE}")
+        for gateway in gateways(seconds, name):
+            ask(seconds, "POST", f"/containers/{gateway}/kill?signal=HUP")
+    except (OSError, http.client.HTTPException, ValueError, LookupError,
+            TypeError, AttributeError) as error:
         sys.exit(f"no answer of Docker on {SOCKET}: {error!r}")
-    if reply.status != 204:
-        sys.exit(f"Docker says {reply.status}: {text}")
 
 
 main()

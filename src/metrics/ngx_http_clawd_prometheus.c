@@ -113,8 +113,8 @@ ngx_http_clawd_prometheus_write(ngx_http_clawd_text_t *t,
 
     ngx_http_clawd_text_family(t, NGX_HTTP_CLAWD_GAUGE,
                                "clawdbot_upstream_last_byte_timestamp_seconds",
-                               "When an upstream last sent something; 0: not "
-                               "yet.");
+                               "When an upstream last sent something, or NGINX "
+                               "started.");
     ngx_http_clawd_text_value(t, NGX_HTTP_CLAWD_GAUGE,
                               "clawdbot_upstream_last_byte_timestamp_seconds",
                               NULL, registry->heard);

@@ -88,6 +88,8 @@ ngx_http_clawd_registry_init(ngx_http_clawd_zone_t *zone, void *area)
     uint32_t   hash;
     ngx_int_t  rc;
 
+    registry->heard = (ngx_atomic_uint_t) ngx_time();
+
     hash = ngx_http_clawd_series_hash(&ngx_http_clawd_other);
 
     ngx_shmtx_lock(&zone->shpool->mutex);

@@ -165,7 +165,8 @@ typedef struct {
     ngx_atomic_t             rejects[NGX_HTTP_CLAWD_ERR_MAX];
     ngx_atomic_t             dropped;
     ngx_atomic_t             heard;         /* the last byte of an upstream,
-                                               seconds since 1970 */
+                                               seconds since 1970; before the
+                                               first, when the zone was made */
 } ngx_http_clawd_registry_t;
 
 

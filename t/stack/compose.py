@@ -5,7 +5,6 @@ put together from this machine's Debian as the file says, with the user, the
 mounts, the secrets and the environment that it has there.
 """
 
-import os
 import pathlib
 import pwd
 import re
@@ -155,8 +154,11 @@ class Service(Server):
             lines.append(f"ln -s /usr/bin/{program} usr/local/bin/{name}")
         lines += bind(hosts, "/etc/hosts")
         for place in self.service.get("tmpfs", ()):
-            lines += [f"mkdir -p .{place}",
-                      f"mount -t tmpfs -o mode=1777 none .{place}"]
+            # once it was made for the mount, it is there, and root's
+            path, *options = place.split(":")
+            lines += [f"mkdir -p -m 755 .{path}", "mount -t tmpfs -o "
+                      + ",".join(["mode=755,uid=0,gid=0", *options])
+                      + f" none .{path}"]
         for source, target, _ in mounts(self.service):
             lines += bind(pathlib.Path(places.get(source) or DOCKER / source),
                           target)
@@ -170,12 +172,19 @@ class Service(Server):
                 *self.service.get("entrypoint", self.image.entrypoint),
                 *self.service.get("command", ())))])
 
+    def ids(self):
+        """The numbers of its user and group."""
+        if ":" in self.user:
+            return [int(number) for number in self.user.split(":")]
+        user = pwd.getpwnam(self.user)
+        return user.pw_uid, user.pw_gid
+
     def as_user(self, *words):
         """In its working directory, without root's rights."""
-        user = pwd.getpwnam(self.user)
+        user, group = self.ids()
         return ["env", "-i", f"--chdir={self.workdir}", f"PATH={PATH}",
                 *(f"{name}={value}" for name, value in self.variables.items()),
-                "setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}",
+                "setpriv", f"--reuid={user}", f"--regid={group}",
                 "--clear-groups", "--no-new-privs", "--inh-caps=-all",
                 "--bounding-set=-all", *map(str, words)]
 

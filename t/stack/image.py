@@ -8,12 +8,16 @@ import subprocess
 
 import httpx
 
+from compose import FILES, read
 from harness import ROOT, Server, children, wait_until
 from neighbours import CHAT
 
 UID = 10001
 API = "http://127.0.0.1:8080"
 IMAGE = "localhost/clawdbot:0.1.0"
+
+# as compose runs it
+GATEWAY = read(FILES[0], {"CLAWD_SECRETS": "."})["services"]["clawdbot"]
 
 # What an engine does: the mounts, then the image's user and command.
 ENGINE = """
@@ -23,8 +27,13 @@ shift
 mount --bind "$root" "$root"
 mount -t proc proc "$root/proc"
 mount --rbind /dev "$root/dev"
-mount -t tmpfs tmpfs "$root/tmp"
-mount -t tmpfs tmpfs "$root/run/clawd"
+while [ "$1" != -- ]; do
+    # the mode of the folder, and root as its owner, unless it is said
+    mode=$(stat -c %a "$root$1")
+    mount -t tmpfs -o "mode=$mode,uid=0,gid=0${2:+,$2}" tmpfs "$root$1"
+    shift 2
+done
+shift
 while [ "$1" != -- ]; do
     mount --bind "$1" "$root$2"
     shift 2
@@ -86,13 +95,15 @@ class Container(Server):
         places = self.places({"/etc/hosts": folder / "hosts",
                               "/etc/nginx/nginx.conf": conf,
                               **(mounts or {})})
+        tmpfs = [word for place in GATEWAY["tmpfs"]
+                 for word in (*place.split(":"), "")[:2]]
         with open(self.out, "w") as out, open(self.output, "w") as err:
             for file in (out, err):
                 os.fchown(file.fileno(), UID, UID)
             self.process = subprocess.Popen(
                 ["unshare", "--mount", "--pid", "--fork", "--kill-child",
                  "sh", "-c", ENGINE, "engine", image.root,
-                 self.state, "/var/lib/clawd", *places, "--",
+                 *tmpfs, "--", self.state, "/var/lib/clawd", *places, "--",
                  *image.config["Entrypoint"], *image.config["Cmd"]],
                 env={**environment, **env},
                 cwd="/", stdin=subprocess.DEVNULL, stdout=out, stderr=err)
@@ -126,7 +137,12 @@ class Container(Server):
         if self.process.poll() is None:
             os.kill(self.pid, how or signal.Signals[
                 self.image.config["StopSignal"]])
-        return self.process.wait(15)
+        try:
+            return self.process.wait(15)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
 
     def exec(self, *words):
         return subprocess.run(

@@ -6,13 +6,19 @@ import queue
 import socketserver
 import ssl
 import threading
+import urllib.parse
+
+
+RESTART = "/containers/clawdbot-ollama/restart?t=10"
+RELOAD = "/containers/f00d/kill?signal=HUP"
 
 
 class Engine(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    """Docker, on a socket, as far as the responder asks it.
+    """Docker, on a socket, as far as it is asked: with Ollama's container, and
+    one of a gateway, f00d, in the same project.
 
     asked: the paths of POST requests
-    restart: what to do for one; returns a status and a text
+    restart: what to do for a restart; returns a status and a text
     """
 
     daemon_threads = True
@@ -31,9 +37,27 @@ class Engine(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 class Asked(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         self.server.asked.append(self.path)
-        status, text = self.server.restart()
+        status, text = self.server.restart() if self.path == RESTART \
+            else (204, "")
+        self.answer(status, text)
+
+    def do_GET(self):
+        path, _, query = self.path.partition("?")
+        labels = {"com.docker.compose.project": "clawd",
+                  "com.docker.compose.service": "ollama"}
+        if path == "/containers/clawdbot-ollama/json":
+            self.answer(200, json.dumps({"Config": {"Labels": labels}}))
+            return
+        wanted = json.loads(urllib.parse.parse_qs(query)["filters"][0])
+        assert path == "/containers/json" and wanted == {"label": [
+            "com.docker.compose.project=clawd",
+            "com.docker.compose.service=clawdbot"]}
+        self.answer(200, json.dumps([{"Id": "f00d"}]))
+
+    def answer(self, status, text):
         self.send_response(status)
-        self.send_header("Content-Length", str(len(text)))
+        if status != 204:
+            self.send_header("Content-Length", str(len(text)))
         self.end_headers()
         self.wfile.write(text.encode())
 

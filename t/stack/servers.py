@@ -1,4 +1,4 @@
-"""Prometheus and Alertmanager as servers of a test, and what they say."""
+"""Prometheus as a server of a test, and what it says."""
 
 import httpx
 
@@ -41,20 +41,3 @@ class Prometheus(Server):
         return {alert["labels"]["alertname"]
                 for alert in self.get("alerts")["alerts"]
                 if alert["state"] == "firing"}
-
-
-class Alertmanager(Server):
-    """A real Alertmanager with the configuration file of the caller."""
-
-    def __init__(self, folder, conf, *options):
-        self.address = f"127.0.0.1:{free_port()}"
-        self.url = f"http://{self.address}"
-        super().__init__(folder, [
-            "prometheus-alertmanager", f"--config.file={conf}",
-            f"--storage.path={folder}/data",
-            f"--web.listen-address={self.address}",
-            "--cluster.listen-address=", *options])
-        self.wait_for(f"{self.url}/-/ready")
-
-    def alerts(self):
-        return httpx.get(f"{self.url}/api/v2/alerts").json()

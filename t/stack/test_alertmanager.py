@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from compose import DOCKER, FILES, Service, fresh, read, setup
-from harness import wait_until
+from harness import cmdline, wait_until
 from isolated import network
 from receivers import Listener
 
@@ -115,12 +115,11 @@ def test_receivers_are_those_that_are_set_up(start, webhook, wecom, selfheal):
 
 def test_nobody_sees_the_secrets(start):
     server = start(HOOK, WECOM_SECRET, **WECOM)
-    lines = [path.read_bytes() for path in
-             pathlib.Path("/proc").glob("[0-9]*/cmdline")]
-    assert any(b"alertmanager.yml" in line for line in lines)
-    lines.append(server.output.read_bytes())
+    lines = [cmdline(path.name) for path in pathlib.Path("/proc").glob("[1-9]*")]
+    assert any("alertmanager.yml" in line for line in lines)
+    lines.append(server.output.read_text())
     assert WECOM_SECRET not in httpx.get(f"{URL}/api/v2/status").text
-    for secret in (b"s3cr3t", WECOM_SECRET.encode()):
+    for secret in ("s3cr3t", WECOM_SECRET):
         assert not [line for line in lines if secret in line]
     assert server.run("stat", "-c", "%a %U", "/run/alertmanager/"
                       "alertmanager.yml").stdout == "600 nobody\n"
@@ -160,6 +159,12 @@ def test_routes(start):
     for name in healed:
         assert server.route(alertname=name, severity="critical",
                             selfheal="ollama") == ["responder", "people"]
+
+
+def test_a_rule_of_ones_own_is_told_as_well(start):
+    assert start(COMPOSE_PROFILES="selfheal").route(
+        alertname="Own", severity="warning", selfheal="ollama") \
+        == ["responder", "people"]
 
 
 def test_without_selfheal_nobody_else_is_told(start):
@@ -215,7 +220,7 @@ def test_a_webhook_is_told(start, listen):
     assert suppressed == {"LedgerDegraded"}
 
 
-def test_most_requests_fail_is_told_once(start, listen):
+def test_most_requests_fail_is_told_once(start):
     server = start()
     for model in ("a", "b"):
         server.post(alertname="ModelErrorRate", severity="warning",

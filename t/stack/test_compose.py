@@ -8,7 +8,6 @@ import os
 import pathlib
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +20,7 @@ import isolated
 from boards import boards
 from compose import (DOCKER, FILES, Refused, Service, fresh, mounts, read,
                      settings, setup)
-from harness import ROOT, Gateway, wait_until
+from harness import ROOT, Gateway, cmdline, wait_until
 from traffic import EARLIER, MODEL, PROMPT, Upstream
 
 PASSWORDS = ["clawdbot_token", "redis_password", "redis_admin_password",
@@ -135,7 +134,8 @@ def test_a_service_comes_back_and_its_log_has_an_end(name):
 def test_the_gateway_can_write_where_it_must_only():
     service = SERVICES["clawdbot"]
     assert service["read_only"] is True
-    assert service["tmpfs"] == ["/run/clawd", "/tmp"]
+    assert service["tmpfs"] == ["/run/clawd:uid=10001,gid=10001,mode=700",
+                                "/tmp"]
     assert service["volumes"] == ["clawd:/var/lib/clawd"]
 
 
@@ -362,7 +362,7 @@ class Ledger:
         self.folder = folder
         self.data = folder / "data"
         self.data.mkdir()
-        shutil.chown(self.data, "redis", "redis")
+        os.chown(self.data, 999, 1000)      # as the image's is
         (folder / "redis").mkdir()
         self.upstream = Upstream()
 
@@ -430,8 +430,8 @@ def test_nobody_sees_the_passwords(ledger):
                               stdout=subprocess.PIPE)
     try:
         assert client.stdout.readline() == b"OK\n"
-        seen = [path.read_bytes() for path in
-                pathlib.Path("/proc").glob("[0-9]*/cmdline")]
+        seen = [cmdline(path.name).encode() for path in
+                pathlib.Path("/proc").glob("[1-9]*")]
     finally:
         client.kill()
         client.wait()
@@ -443,8 +443,8 @@ def test_nobody_sees_the_passwords(ledger):
     assert b"user admin" in seen[-1]
     for password in passwords:
         assert not [line for line in seen if password in line]
-    assert ledger.redis.run("stat", "-c", "%a %U", "/run/redis/users.acl"
-                            ).stdout == "600 redis\n"
+    assert ledger.redis.run("stat", "-c", "%a %u", "/run/redis/users.acl"
+                            ).stdout == "600 999\n"
 
 
 def test_the_rights_are_those_of_the_docs():

@@ -10,10 +10,10 @@ import pytest
 
 from compose import FILES, Service, fresh, read, setup
 from isolated import network
-from receivers import Engine
+from receivers import RELOAD, RESTART, Engine
 
 URL = "http://127.0.0.1:9095"
-RESTART = "/containers/clawdbot-ollama/restart?t=10"
+DONE = [RESTART, RELOAD]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -87,7 +87,7 @@ def test_an_alert_restarts_ollama(start, engine):
     responder = start()
     assert responder.alert("UpstreamSilent", "UpstreamUnreachable",
                            "UpstreamSilent") == 200
-    assert engine.asked == [RESTART]
+    assert engine.asked == DONE
     assert re.search(
         r"^scale_up: restarting clawdbot-ollama for UpstreamSilent"
         r" UpstreamUnreachable \(1 of 3 in an hour\)\n"
@@ -149,21 +149,21 @@ def test_who_sends_nothing_keeps_nobody_waiting(start, engine):
         # and it is left
         silent.settimeout(60)
         assert silent.recv(100) == b""
-    assert engine.asked == [RESTART]
+    assert engine.asked == DONE
 
 
 def test_not_twice_in_the_interval(start, engine):
     responder = start(SCALE_UP_INTERVAL="500")
     for _ in range(2):
         assert responder.alert("UpstreamSilent") == 200
-    assert engine.asked == [RESTART]
+    assert engine.asked == DONE
     assert "not restarted for UpstreamSilent: the last restart was " \
         in responder.log()
     assert "500 s are to pass" in responder.log()
 
     responder.age(500)
     assert responder.alert("UpstreamSilent") == 200
-    assert engine.asked == [RESTART] * 2
+    assert engine.asked == DONE * 2
 
 
 def test_only_so_many_in_an_hour(start, engine):
@@ -171,13 +171,21 @@ def test_only_so_many_in_an_hour(start, engine):
     for _ in range(3):
         assert responder.alert("UpstreamSilent") == 200
         responder.age(400)
-    assert engine.asked == [RESTART] * 2
+    assert engine.asked == DONE * 2
     assert "2 restarts in the last hour are all that may be" \
         in responder.log()
 
     responder.age(3600 - 2 * 400)
     assert responder.alert("UpstreamSilent") == 200
-    assert engine.asked == [RESTART] * 3
+    assert engine.asked == DONE * 3
+
+
+def test_a_clock_that_was_wrong_is_forgiven(start, engine):
+    responder = start()
+    assert responder.alert("UpstreamSilent") == 200
+    responder.age(-100000)
+    assert responder.alert("UpstreamSilent") == 200
+    assert engine.asked == DONE * 2
 
 
 def test_a_new_responder_remembers(start, engine):
@@ -186,7 +194,7 @@ def test_a_new_responder_remembers(start, engine):
     assert first.stop() == 0
     second = start()
     assert second.alert("UpstreamSilent") == 200
-    assert engine.asked == [RESTART]
+    assert engine.asked == DONE
     assert "the last restart was" in second.log()
 
 
@@ -206,7 +214,7 @@ def test_two_at_once_are_one(start, engine):
         assert responder.alert("UpstreamUnreachable") == 200
         go.set()
         assert first.result() == 200
-    assert engine.asked == [RESTART]
+    assert engine.asked == DONE
     assert "not restarted for UpstreamUnreachable: a restart is under way" \
         in responder.log()
 
@@ -228,13 +236,22 @@ def test_what_docker_says_is_told(start, engine, status, text):
 
 
 def test_a_docker_that_hangs_is_left(start, engine):
-    responder = start(SCALE_UP_TIMEOUT="1")
+    responder = start(SCALE_UP_TIMEOUT="20")
     over = threading.Event()
     engine.restart = lambda: (over.wait(60), (204, ""))[1]
     assert responder.alert("UpstreamSilent") == 500
     over.set()
     assert "was not restarted: no answer of Docker on /var/run/docker.sock" \
         in responder.log()
+
+
+@pytest.mark.parametrize("text", ["", "nonsense", "[]", "{}", "null"])
+def test_a_docker_that_is_none(start, engine, text):
+    engine.restart = lambda: (200, text)
+    responder = start()
+    assert responder.alert("UpstreamSilent") == 500 if text == "nonsense" \
+        else 200
+    assert responder.healthy()
 
 
 def test_without_docker(start, engine):
@@ -245,18 +262,20 @@ def test_without_docker(start, engine):
     assert responder.healthy()
 
 
-@pytest.mark.parametrize("name", ["SCALE_UP_INTERVAL", "SCALE_UP_MAX_PER_HOUR",
-                                  "SCALE_UP_TIMEOUT"])
-@pytest.mark.parametrize("value", ["0", "-1", "5m", "1e3", "100000", "007"])
-def test_a_bad_setting_is_told_at_the_start(start, name, value):
+@pytest.mark.parametrize("name, least, value", [
+    (name, least, value)
+    for name, least in (("SCALE_UP_INTERVAL", 1), ("SCALE_UP_MAX_PER_HOUR", 1),
+                        ("SCALE_UP_TIMEOUT", 20))
+    for value in ("0", "-1", "5m", "1e3", "100000", "007", str(least - 1))])
+def test_a_bad_setting_is_told_at_the_start(start, name, least, value):
     with pytest.raises(AssertionError, match=f"{name} is {value}: it takes a"
-                                             " number from 1 to 99999"):
+                                             f" number from {least} to 99999"):
         start(**{name: value})
 
 
 def test_an_empty_setting_is_none(start, engine):
     assert start(SCALE_UP_INTERVAL="").alert("UpstreamSilent") == 200
-    assert engine.asked == [RESTART]
+    assert engine.asked == DONE
 
 
 def test_without_a_folder_to_write_to(start, tmp_path):
@@ -275,10 +294,10 @@ def test_without_a_token(start, tmp_path):
 
 def test_by_hand(start, engine):
     responder = start()
-    done = responder.run("/opt/clawd/scale_up.sh")
+    done = responder.run("sh", "/opt/clawd/scale_up.sh")
     assert done.returncode == 0
-    assert engine.asked == [RESTART]
+    assert engine.asked == DONE
     assert "for a user's wish (1 of 3 in an hour)" in done.stderr
 
-    assert responder.run("/opt/clawd/scale_up.sh", "--check").returncode == 0
-    assert engine.asked == [RESTART]
+    assert responder.run("sh", "/opt/clawd/scale_up.sh", "--check").returncode == 0
+    assert engine.asked == DONE

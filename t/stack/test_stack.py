@@ -3,6 +3,7 @@ with a real model, and the files that compose mounts, by the names and in the
 order that it has.  Prometheus looks and judges as often as there.
 """
 
+import contextlib
 import os
 import pathlib
 import subprocess
@@ -17,7 +18,7 @@ from compose import FILES, Service, fresh, read, settings, setup
 from harness import ROOT, Ollama, wait_until
 from image import Container, Image
 from isolated import network
-from receivers import Engine, Listener
+from receivers import RELOAD, RESTART, Engine, Listener
 from servers import Prometheus
 
 HOOK = "http://127.0.0.1:8000/hook"
@@ -49,8 +50,9 @@ class Stack:
     names = ("clawdbot", "ollama", "redis", "prometheus", "alertmanager",
              "responder")
 
-    def __init__(self, folder):
+    def __init__(self, folder, image):
         self.folder = folder
+        self.image = image
         self.docker = fresh(folder)
         setup(self.docker)
         with open(self.docker / ".env", "a") as env:
@@ -61,10 +63,17 @@ class Stack:
         self.services = read(FILES[0], self.variables)["services"]
         self.hosts = f"127.0.0.1 {' '.join(self.names)}\n"
         self.running = {}
-        self.image = Image()
-        self.hook = Listener(8000)
-        self.engine = Engine(folder / "docker.sock", self.restart_ollama)
         self.grafana = Grafana()
+        self.ends = contextlib.ExitStack()
+
+    def begin(self):
+        self.hook = Listener(8000)
+        self.ends.callback(self.hook.close)
+        self.engine = Engine(self.folder / "docker.sock", self.restart_ollama)
+        self.ends.callback(self.engine.close)
+        for name in self.order():
+            self.start(name)
+            self.ends.callback(lambda name=name: self.running[name].stop())
 
     def order(self):
         """Those after whom they wait for."""
@@ -123,13 +132,6 @@ class Stack:
         self.start("ollama")
         return 204, ""
 
-    def stop(self):
-        for server in reversed(self.running.values()):
-            server.stop()
-        self.hook.close()
-        self.engine.close()
-        self.image.remove()
-
     def ask(self):
         return httpx.post(
             "http://127.0.0.1:8080/v1/chat/completions", timeout=60,
@@ -147,15 +149,19 @@ class Stack:
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory):
+def image():
+    image = Image()
+    yield image
+    image.remove()
+
+
+@pytest.fixture(scope="module")
+def stack(image, tmp_path_factory):
     with network():
-        stack = Stack(tmp_path_factory.mktemp("stack"))
-        try:
-            for name in stack.order():
-                stack.start(name)
+        stack = Stack(tmp_path_factory.mktemp("stack"), image)
+        with stack.ends:
+            stack.begin()
             yield stack
-        finally:
-            stack.stop()
 
 
 def test_all_targets_are_up(stack):
@@ -202,7 +208,7 @@ def test_an_ollama_that_is_gone_is_healed(stack):
     wait_until("the restart", restarted, 5 * MINUTES)
     wait_until("an answer", lambda: stack.ask().status_code == 200)
 
-    assert stack.engine.asked == ["/containers/clawdbot-ollama/restart?t=10"]
+    assert stack.engine.asked == [RESTART, RELOAD]
     assert "restarting clawdbot-ollama for UpstreamUnreachable (1 of 3" \
         in stack.running["responder"].output.read_text()
     assert stack.told("UpstreamUnreachable") == "firing"

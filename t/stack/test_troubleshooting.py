@@ -74,8 +74,11 @@ def test_errors_are_those_of_the_metrics():
 def test_fields_of_the_log_are_there():
     fields = set(re.findall(r'"(\w+)":', (ROOT / "clawd_log.conf")
                             .read_text()))
-    assert {"status", "error", "upstream_status", "request_id",
-            "request_time"} <= fields
+    named = set(re.findall(r"`([a-z_]+)`", PAGE.partition("\n## ")[0]))
+    named |= set(re.findall(r"`([a-z_]+)` in\s+the\s+log", PAGE))
+    named -= {"docker"}         # the folder
+    assert {"status", "error", "request_id", "request_time"} <= named
+    assert not named - fields
 
 
 def test_settings_of_self_healing():

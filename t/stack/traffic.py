@@ -77,7 +77,8 @@ groups:
 class Upstream(http.server.ThreadingHTTPServer):
     """Answers as Ollama does, with as many tokens as the prompt's last word.
 
-    "fail" is a 500; "hang" is no answer before the server is closed.
+    "fail" is a 500; "hang" is no answer before the server is closed; "wait" is
+    one of three tokens, once "go" is set.
     """
 
     daemon_threads = True
@@ -86,10 +87,13 @@ class Upstream(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Answer)
         self.address = f"127.0.0.1:{self.server_port}"
         self.over = threading.Event()
+        self.go = threading.Event()
+        self.waiting = 0
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def close(self):
         self.over.set()
+        self.go.set()
         self.shutdown()
         self.server_close()
 
@@ -102,6 +106,11 @@ class Answer(http.server.BaseHTTPRequestHandler):
             self.rfile.read(int(self.headers["Content-Length"])))
         text = (request.get("prompt")
                 or request["messages"][-1]["content"]).split()[-1]
+
+        if text == "wait":
+            self.server.waiting += 1
+            self.server.go.wait(60)
+            text = "3"
 
         if text == "hang":
             self.server.over.wait()

@@ -971,7 +971,7 @@ test_request(void **state)
     V("user_tokens_total", "user=other,type=completion", "1");
     V("user_requests_total", "user=alice", "3");
     V("user_rejected_total", "user=alice", "1");
-    V("upstream_last_byte_timestamp_seconds", "", "0");
+    V("upstream_last_byte_timestamp_seconds", "", "1700000000");
     V("user_rejected_total", "user=other", "0");
     V("zone_size_bytes", "", "1048576");
     V("usage_source_total", "source=upstream", "1");
