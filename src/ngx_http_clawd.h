@@ -126,12 +126,14 @@ typedef enum {
 } ngx_http_clawd_state_e;
 
 
-/* what is told about limits in headers; texts are in the request's pool */
+/*
+ * What is told about a limit in headers: how high it is, what remains and when
+ * it resets, one behind the other, in the request's pool.
+ */
 
 typedef struct {
-    ngx_str_t                   limit;     /* empty: there is no such limit */
-    ngx_str_t                   remaining;
-    ngx_str_t                   reset;
+    u_char                     *text;      /* NULL: there is no such limit */
+    u_char                      ends[3];
 } ngx_http_clawd_ratelimit_t;
 
 

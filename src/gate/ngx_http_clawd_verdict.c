@@ -233,28 +233,19 @@ ngx_http_clawd_verdict_headers(ngx_http_request_t *r,
     ngx_http_clawd_ctx_t *ctx, ngx_http_clawd_hold_t *hold,
     ngx_http_clawd_limit_e limit, ngx_http_clawd_ratelimit_t *out)
 {
-    u_char   *p;
+    u_char   *p, buf[4 * NGX_INT64_LEN + 8];
     int64_t   max, used, reset;
-
-    p = ngx_pnalloc(r->pool, 4 * NGX_INT64_LEN + 8);
-    if (p == NULL) {
-        return NGX_ERROR;
-    }
 
     max = hold->terms.limits[limit];
     used = ngx_http_clawd_quota_used(&hold->usage, limit, hold->live);
     reset = ngx_http_clawd_verdict_reset(ctx, hold, limit);
     reset = ngx_max(reset, 0);
 
-    out->limit.data = p;
-    p = ngx_http_clawd_number(p, max);
-    out->limit.len = p - out->limit.data;
+    p = ngx_http_clawd_number(buf, max);
+    out->ends[0] = (u_char) (p - buf);
 
-    out->remaining.data = p;
     p = ngx_http_clawd_number(p, ngx_max(max - used, 0));
-    out->remaining.len = p - out->remaining.data;
-
-    out->reset.data = p;
+    out->ends[1] = (u_char) (p - buf);
 
     if (reset >= 60) {
         p = ngx_http_clawd_number(p, reset / 60);
@@ -263,7 +254,16 @@ ngx_http_clawd_verdict_headers(ngx_http_request_t *r,
 
     p = ngx_http_clawd_number(p, reset % 60);
     *p++ = 's';
-    out->reset.len = p - out->reset.data;
+    out->ends[2] = (u_char) (p - buf);
+
+    /* to the byte: a request's pool is nearly full */
+
+    out->text = ngx_pnalloc(r->pool, p - buf);
+    if (out->text == NULL) {
+        return NGX_ERROR;
+    }
+
+    ngx_memcpy(out->text, buf, p - buf);
 
     return NGX_OK;
 }

@@ -16,7 +16,20 @@ static ngx_uint_t ngx_http_clawd_type_html(ngx_str_t *type);
 static ngx_uint_t ngx_http_clawd_header_replaced(ngx_table_elt_t *h,
     ngx_http_clawd_ctx_t *ctx, ngx_uint_t cors, ngx_uint_t stream);
 static ngx_int_t ngx_http_clawd_ratelimit_headers(ngx_http_request_t *r,
-    ngx_http_clawd_ctx_t *ctx);
+    ngx_http_clawd_ratelimit_t *ratelimit, const char **names);
+
+
+static const char  *ngx_http_clawd_ratelimit_requests[] = {
+    "x-ratelimit-limit-requests",
+    "x-ratelimit-remaining-requests",
+    "x-ratelimit-reset-requests"
+};
+
+static const char  *ngx_http_clawd_ratelimit_tokens[] = {
+    "x-ratelimit-limit-tokens",
+    "x-ratelimit-remaining-tokens",
+    "x-ratelimit-reset-tokens"
+};
 
 
 ngx_http_output_header_filter_pt  ngx_http_clawd_next_header_filter;
@@ -303,7 +316,13 @@ ngx_http_clawd_headers_out(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx)
         return NGX_ERROR;
     }
 
-    if (ngx_http_clawd_ratelimit_headers(r, ctx) != NGX_OK) {
+    if (ngx_http_clawd_ratelimit_headers(r, &ctx->requests,
+                                         ngx_http_clawd_ratelimit_requests)
+        != NGX_OK
+        || ngx_http_clawd_ratelimit_headers(r, &ctx->tokens,
+                                            ngx_http_clawd_ratelimit_tokens)
+           != NGX_OK)
+    {
         return NGX_ERROR;
     }
 
@@ -313,34 +332,24 @@ ngx_http_clawd_headers_out(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx)
 
 static ngx_int_t
 ngx_http_clawd_ratelimit_headers(ngx_http_request_t *r,
-    ngx_http_clawd_ctx_t *ctx)
+    ngx_http_clawd_ratelimit_t *ratelimit, const char **names)
 {
-    if (ctx->requests.limit.len
-        && (ngx_http_clawd_header_add(r, "x-ratelimit-limit-requests",
-                                      &ctx->requests.limit)
-            != NGX_OK
-            || ngx_http_clawd_header_add(r, "x-ratelimit-remaining-requests",
-                                         &ctx->requests.remaining)
-               != NGX_OK
-            || ngx_http_clawd_header_add(r, "x-ratelimit-reset-requests",
-                                         &ctx->requests.reset)
-               != NGX_OK))
-    {
-        return NGX_ERROR;
+    ngx_str_t   value;
+    ngx_uint_t  i, start;
+
+    if (ratelimit->text == NULL) {
+        return NGX_OK;
     }
 
-    if (ctx->tokens.limit.len
-        && (ngx_http_clawd_header_add(r, "x-ratelimit-limit-tokens",
-                                      &ctx->tokens.limit)
-            != NGX_OK
-            || ngx_http_clawd_header_add(r, "x-ratelimit-remaining-tokens",
-                                         &ctx->tokens.remaining)
-               != NGX_OK
-            || ngx_http_clawd_header_add(r, "x-ratelimit-reset-tokens",
-                                         &ctx->tokens.reset)
-               != NGX_OK))
-    {
-        return NGX_ERROR;
+    for (i = 0, start = 0; i < 3; i++) {
+        value.data = ratelimit->text + start;
+        value.len = ratelimit->ends[i] - start;
+
+        if (ngx_http_clawd_header_add(r, names[i], &value) != NGX_OK) {
+            return NGX_ERROR;
+        }
+
+        start = ratelimit->ends[i];
     }
 
     return NGX_OK;
@@ -385,7 +394,7 @@ ngx_http_clawd_header_replaced(ngx_table_elt_t *h, ngx_http_clawd_ctx_t *ctx,
 
     /* an upstream's own limits are not the caller's */
 
-    if ((ctx->requests.limit.len || ctx->tokens.limit.len)
+    if ((ctx->requests.text || ctx->tokens.text)
         && h->key.len > 12
         && ngx_strncasecmp(h->key.data, (u_char *) "x-ratelimit-", 12) == 0)
     {

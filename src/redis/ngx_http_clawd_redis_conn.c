@@ -19,7 +19,7 @@
 #define NGX_HTTP_CLAWD_REDIS_READS   16
 
 /* so many bytes do not wait for the end of a turn */
-#define NGX_HTTP_CLAWD_REDIS_EARLY   2048
+#define NGX_HTTP_CLAWD_REDIS_EARLY   4096
 
 /* of an argument, or of all: type, length, line end */
 #define NGX_HTTP_CLAWD_REDIS_HEAD    (1 + 20 + 2)
