@@ -60,7 +60,7 @@ def main():
         for gateway in gateways(seconds, name):
             ask(seconds, "POST", f"/containers/{gateway}/kill?signal=HUP")
     except (OSError, http.client.HTTPException, ValueError, LookupError,
-            TypeError, AttributeError) as error:
+            TypeError, AttributeError, RecursionError) as error:
         sys.exit(f"no answer of Docker on {SOCKET}: {error!r}")
 
 
