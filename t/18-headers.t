@@ -88,6 +88,29 @@ GET /v1/models
 
 
 
+=== what begins or ends nearly as those do
+--- init
+{
+    my @others = qw(Api-Ke Api-Keys Cookie2 Expec Rang Ranges T Tea Proxied
+                    X-Forwarded X-Real-I X-Real-IPs Sec-Fetc Originn Upgrader
+                    X-Gateway A);
+    main::ask(map { ($_ => 'kept') } @others);
+    my $raw = (main::upstream()->requests)[-1]{raw};
+    Test::More::is_deeply([map { lc } $raw =~ /^([\w-]+): kept\r$/mg],
+                          [map { lc } @others], 'passes');
+
+    main::ask(map { ($_ . 'x' x 60 => 'stays', $_ => 'stays') }
+              qw(X-Forwarded- X-Gateway- Sec-Fetch- Proxy- X-HTTP-Method-
+                 Access-Control-Request-));
+    Test::More::unlike((main::upstream()->requests)[-1]{raw}, qr/stays/,
+                       'all with these beginnings stay');
+}
+--- request
+GET /v1/models
+--- error_code: 200
+
+
+
 === 159: a large cookie is no problem, a larger one is NGINX's
 --- request eval
 ["GET /v1/models", "GET /v1/models"]

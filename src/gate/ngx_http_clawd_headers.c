@@ -28,6 +28,7 @@ static void ngx_http_clawd_header_rid(ngx_table_elt_t *h,
     ngx_http_clawd_ctx_t *ctx);
 static void ngx_http_clawd_header_json(ngx_table_elt_t *h);
 static ngx_uint_t ngx_http_clawd_header_stripped(ngx_table_elt_t *h);
+static void ngx_http_clawd_header_lengths(uint32_t *lengths);
 static ngx_uint_t ngx_http_clawd_header_hops(ngx_list_part_t *part,
     ngx_str_t *hops);
 static ngx_uint_t ngx_http_clawd_header_hop(ngx_table_elt_t *h,
@@ -36,7 +37,8 @@ static ngx_uint_t ngx_http_clawd_header_named(ngx_table_elt_t *h,
     ngx_str_t *connection);
 
 
-/* what never reaches an upstream, sorted; NAME* strips all that begin so */
+/* what never reaches an upstream, of 30 bytes at most; NAME* strips all that
+   begin so */
 
 static ngx_str_t  ngx_http_clawd_stripped[] = {
     ngx_string("accept-encoding"),         /* answers are read on the side */
@@ -336,21 +338,27 @@ ngx_http_clawd_header_json(ngx_table_elt_t *h)
 }
 
 
+/* by the first letter and the length most are seen to be none of them */
+
 static ngx_uint_t
 ngx_http_clawd_header_stripped(ngx_table_elt_t *h)
 {
-    u_char      first;
     size_t      len;
     ngx_str_t  *s;
 
-    first = h->lowcase_key[0];
+    static uint32_t  lengths[32];
 
-    for (s = ngx_http_clawd_stripped; s->len && s->data[0] <= first; s++) {
+    if (lengths['c' & 31] == 0) {
+        ngx_http_clawd_header_lengths(lengths);
+    }
 
-        if (s->data[0] != first) {
-            continue;
-        }
+    len = ngx_min(h->key.len, 31);
 
+    if (!(lengths[h->lowcase_key[0] & 31] >> len & 1)) {
+        return 0;
+    }
+
+    for (s = ngx_http_clawd_stripped; s->len; s++) {
         len = s->len;
 
         if (s->data[len - 1] == '*') {
@@ -370,6 +378,24 @@ ngx_http_clawd_header_stripped(ngx_table_elt_t *h)
     }
 
     return 0;
+}
+
+
+/* a bit for each length, the last one for all that are longer */
+
+static void
+ngx_http_clawd_header_lengths(uint32_t *lengths)
+{
+    uint32_t    bits;
+    ngx_str_t  *s;
+
+    for (s = ngx_http_clawd_stripped; s->len; s++) {
+
+        bits = (s->data[s->len - 1] == '*')
+               ? 0xffffffff << (s->len - 1) : (uint32_t) 1 << s->len;
+
+        lengths[s->data[0] & 31] |= bits;
+    }
 }
 
 
