@@ -427,30 +427,33 @@ my %mad = (
     1 => "+OK\r\n+OK\r\n", 2 => "*100000000\r\n", 3 => "*1\r\n" x 5000,
     4 => "\$3\r\nabcd\r\n", 5 => ":99999999999999999999\r\n",
     6 => "*2\r\n:1\r\n:2\r\n", 7 => "\$-1\r\n", 8 => "*-1\r\n",
-    9 => "*15\r\n" . ":1\r\n" x 15, 10 => "*15\r\n" . ":9\r\n" x 15,
-    11 => "-ERR what\r\n", 12 => "\0" x 100, 13 => "*15\r\n"
-    . ":-9223372036854775808\r\n" x 15, 14 => "*15\r\n:0\r\n:77\r\n"
-    . ":1\r\n" x 13, 15 => "%1\r\n+a\r\n+b\r\n",
-    map({ 15 + $_ => "*15\r\n:0\r\n:$_\r\n" . ":9007199254740992\r\n" x 13,
-          19 + $_ => "*15\r\n:0\r\n:$_\r\n" . ":-9007199254740992\r\n" x 13,
-          23 + $_ => "*15\r\n:0\r\n:$_\r\n" . ":9223372036854775807\r\n" x 13
+    9 => "*16\r\n" . ":1\r\n" x 16, 10 => "*16\r\n" . ":9\r\n" x 16,
+    11 => "-ERR what\r\n", 12 => "\0" x 100, 13 => "*16\r\n"
+    . ":-9223372036854775808\r\n" x 16, 14 => "*16\r\n:0\r\n:77\r\n"
+    . ":1\r\n" x 14, 15 => "%1\r\n+a\r\n+b\r\n",
+    map({ 15 + $_ => "*16\r\n:0\r\n:$_\r\n" . ":9007199254740992\r\n" x 14,
+          19 + $_ => "*16\r\n:0\r\n:$_\r\n" . ":-9007199254740992\r\n" x 14,
+          23 + $_ => "*16\r\n:0\r\n:$_\r\n" . ":9223372036854775807\r\n" x 14
         } 1 .. 4),
-    28 => "*15\r\n:1\r\n" . ":9223372036854775807\r\n" x 14,
+    28 => "*16\r\n:1\r\n" . ":9223372036854775807\r\n" x 15,
+    map({ 29 + $_ => "*16\r\n" . ":1\r\n" x 15
+                     . (":-1\r\n", ":9007199254740992\r\n",
+                        ":255\r\n")[$_] } 0 .. 2),
 );
 sub {
     my ($words) = @_;
     my ($n) = grep { main::is_reserve($words)
-                     && $words->[3] eq "clawd:{u$_}:u:u$_" } 1 .. 28;
+                     && $words->[3] eq "clawd:{u$_}:u:u$_" } 1 .. 31;
     return $n ? $mad{$n} : undef;
 }
 --- redis eval
 CORE::join "\n", map { ("HSET KEY(sk-u$_) user u$_",
                   "HSET clawd:user:u$_ tokens_per_day 100000 tpm 100000 "
-                  . "tokens_per_month 1000000") } 1 .. 28
+                  . "tokens_per_month 1000000") } 1 .. 31
 --- init
 package main;
 Clawd::Redis::redis_ready();
-for my $n (1 .. 28) {
+for my $n (1 .. 31) {
     serves("before $n");
     my $status = 0;
     wait_until(sub {
@@ -458,6 +461,9 @@ for my $n (1 .. 28) {
         return $status;
     });
     Test::More::like($status, qr/\A(?:200|429|503)\z/, "$n: an answer");
+
+    # that is what one of the right form looks like: the others are not it
+    Test::More::is($status, 200, 'admitted') if $n == 9;
 }
 serves('after all that');
 unheld();

@@ -36,6 +36,8 @@ typedef struct {
     u_char                       name[NGX_HTTP_CLAWD_NAME_LEN];
     uint32_t                     name_len;     /* 0: free */
     uint32_t                     live;         /* flights that are HELD */
+    uint32_t                     busy;         /* those of all gateways, by the
+                                                  last word of Redis */
     time_t                       seen;
 
     ngx_http_clawd_usage_t       usage;

@@ -248,6 +248,7 @@ ngx_http_clawd_flight_held(ngx_http_clawd_hold_t *hold)
 
     if (acc) {
         acc->live++;
+        acc->busy = (uint32_t) hold->live;
         acc->terms = hold->terms;
         f->account = acc - a->accounts;
 
@@ -261,25 +262,39 @@ ngx_http_clawd_flight_held(ngx_http_clawd_hold_t *hold)
 }
 
 
-void
+ngx_uint_t
 ngx_http_clawd_flight_unheld(ngx_http_clawd_ledger_t *ledger,
     ngx_http_clawd_flight_t *f, ngx_http_clawd_flight_e state)
 {
+    int64_t                     limit;
+    ngx_uint_t                  last;
+    ngx_http_clawd_account_t   *acc;
     ngx_http_clawd_accounts_t  *a;
 
     a = ledger->accounts;
+    last = 0;
 
     ngx_shmtx_lock(&ledger->zone->shpool->mutex);
 
     if (f->state == NGX_HTTP_CLAWD_FLIGHT_HELD
         && f->account < a->naccounts && a->accounts[f->account].live)
     {
-        a->accounts[f->account].live--;
+        acc = &a->accounts[f->account];
+        limit = acc->terms.limits[NGX_HTTP_CLAWD_LIMIT_CONCURRENCY];
+        last = limit >= 0 && ngx_max(acc->live, acc->busy) >= limit;
+
+        acc->live--;
+
+        if (acc->busy) {
+            acc->busy--;
+        }
     }
 
     f->state = state;
 
     ngx_shmtx_unlock(&ledger->zone->shpool->mutex);
+
+    return last;
 }
 
 

@@ -142,6 +142,7 @@ ngx_http_clawd_ledger_destroy(ngx_http_clawd_ledger_t *ledger)
 
     if (ledger->ride.timer_set) {
         ngx_del_timer(&ledger->ride);
+        ngx_http_clawd_redis_ride(&ledger->ride);
     }
 
     ngx_http_clawd_track_destroy(ledger->track);

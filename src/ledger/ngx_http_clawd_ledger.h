@@ -294,9 +294,10 @@ ngx_int_t ngx_http_clawd_hold_offline(ngx_http_clawd_hold_t *hold);
 
 /*
  * Moves a flight into HELD, or out of it to state, with its account's count.
+ * 1 when it had the last of the places that its user may take.
  */
 void ngx_http_clawd_flight_held(ngx_http_clawd_hold_t *hold);
-void ngx_http_clawd_flight_unheld(ngx_http_clawd_ledger_t *ledger,
+ngx_uint_t ngx_http_clawd_flight_unheld(ngx_http_clawd_ledger_t *ledger,
     ngx_http_clawd_flight_t *f, ngx_http_clawd_flight_e state);
 
 /* Now by this machine's clock, in microseconds since 1970. */

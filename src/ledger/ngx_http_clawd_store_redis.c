@@ -95,7 +95,7 @@ static void ngx_http_clawd_redis_settle(ngx_http_clawd_ledger_t *ledger,
 static ngx_int_t ngx_http_clawd_redis_park(ngx_http_clawd_ledger_t *ledger,
     ngx_http_clawd_flight_t *f);
 static void ngx_http_clawd_redis_board(ngx_http_clawd_hold_t *hold,
-    ngx_http_clawd_call_t *call);
+    ngx_http_clawd_call_t *call, ngx_uint_t room);
 static void ngx_http_clawd_redis_alight(ngx_http_clawd_hold_t *hold,
     int64_t settled);
 static void ngx_http_clawd_redis_alone(ngx_http_clawd_ledger_t *ledger,
@@ -280,10 +280,10 @@ ngx_http_clawd_redis_ask(ngx_http_clawd_hold_t *hold,
 
     if (guard) {
         ngx_http_clawd_call_guard(&call, guard);
-
-    } else if (hold->flight) {
-        ngx_http_clawd_redis_board(hold, &call);
     }
+
+    ngx_http_clawd_redis_board(hold, &call, guard || hold->look
+                                            ? 0 : NGX_HTTP_CLAWD_RIDERS_MAX);
 
     hold->cmd.handler = ngx_http_clawd_redis_asked;
     hold->cmd.data = hold;
@@ -723,6 +723,8 @@ static void
 ngx_http_clawd_redis_settle(ngx_http_clawd_ledger_t *ledger,
     ngx_http_clawd_flight_t *f)
 {
+    ngx_uint_t  last;
+
     f->since = ngx_current_msec;
 
     /* its account is live until then: its place is not another's */
@@ -731,9 +733,12 @@ ngx_http_clawd_redis_settle(ngx_http_clawd_ledger_t *ledger,
         ngx_http_clawd_redis_unlocal(ledger, f);
     }
 
-    ngx_http_clawd_flight_unheld(ledger, f, NGX_HTTP_CLAWD_FLIGHT_DUE);
+    last = ngx_http_clawd_flight_unheld(ledger, f,
+                                        NGX_HTTP_CLAWD_FLIGHT_DUE);
 
-    if (ngx_http_clawd_redis_park(ledger, f) == NGX_OK) {
+    /* who waits for the last place may ask another worker: no delay */
+
+    if (!last && ngx_http_clawd_redis_park(ledger, f) == NGX_OK) {
         return;
     }
 
@@ -767,11 +772,14 @@ ngx_http_clawd_redis_park(ngx_http_clawd_ledger_t *ledger,
 }
 
 
-/* Those of the same user, epoch and zone go with the question. */
+/*
+ * Those of the same user go with the question, or ahead of it: what was used is
+ * known by then.
+ */
 
 static void
 ngx_http_clawd_redis_board(ngx_http_clawd_hold_t *hold,
-    ngx_http_clawd_call_t *call)
+    ngx_http_clawd_call_t *call, ngx_uint_t room)
 {
     ngx_uint_t                    i, n;
     ngx_http_clawd_ledger_t      *ledger;
@@ -783,13 +791,18 @@ ngx_http_clawd_redis_board(ngx_http_clawd_hold_t *hold,
     for (i = 0; i < ledger->nriders; i++) {
         s = &ledger->riders[i]->s;
 
-        if (hold->nriders == NGX_HTTP_CLAWD_RIDERS_MAX
-            || s->windows.epoch != hold->terms.epoch
-            || s->offset != hold->terms.offset
-            || s->user_len != hold->user.len
+        if (s->user_len != hold->user.len
             || ngx_memcmp(s->user, hold->user.data, s->user_len) != 0)
         {
             ledger->riders[n++] = ledger->riders[i];
+            continue;
+        }
+
+        if (hold->nriders == room
+            || s->windows.epoch != hold->terms.epoch
+            || s->offset != hold->terms.offset)
+        {
+            ngx_http_clawd_redis_alone(ledger, ledger->riders[i]);
             continue;
         }
 

@@ -86,7 +86,7 @@ ngx_http_clawd_header_filter(ngx_http_request_t *r)
 
     if (upstream) {
         ngx_http_clawd_warn_settings(r);
-        ngx_http_clawd_count_heard(ngx_http_clawd_observe_zone(r));
+        ngx_http_clawd_heard(r);
     }
 
     if ((upstream && !ngx_http_clawd_relayed(r, ctx))
@@ -243,6 +243,19 @@ ngx_http_clawd_upstream_gone(ngx_http_request_t *r, ngx_buf_t *b)
 {
     return b->flush && !b->last_buf && r->upstream
            && r->upstream->cleanup == NULL;
+}
+
+
+void
+ngx_http_clawd_heard(ngx_http_request_t *r)
+{
+#if (NGX_HTTP_CACHE)
+    if (r->cached) {
+        return;
+    }
+#endif
+
+    ngx_http_clawd_count_heard(ngx_http_clawd_observe_zone(r));
 }
 
 

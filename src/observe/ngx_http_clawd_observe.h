@@ -116,6 +116,9 @@ ngx_int_t ngx_http_clawd_cors_headers(ngx_http_request_t *r,
 ngx_int_t ngx_http_clawd_header_add(ngx_http_request_t *r, const char *name,
     ngx_str_t *value);
 
+/* The upstream has sent something, unless it is of a cache. */
+void ngx_http_clawd_heard(ngx_http_request_t *r);
+
 /* Whether a filter was called because the upstream died in mid-answer. */
 ngx_uint_t ngx_http_clawd_upstream_gone(ngx_http_request_t *r, ngx_buf_t *b);
 

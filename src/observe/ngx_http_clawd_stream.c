@@ -239,7 +239,7 @@ ngx_http_clawd_stream_filter(ngx_http_request_t *r, ngx_http_clawd_ctx_t *ctx,
 
         if (ngx_buf_in_memory(b) && b->pos != b->last) {
             st->last_read = ngx_current_msec;
-            ngx_http_clawd_count_heard(ngx_http_clawd_observe_zone(r));
+            ngx_http_clawd_heard(r);
 
             if (ngx_http_clawd_stream_cut(r, ctx, &cut) != NGX_OK) {
                 return NGX_ERROR;

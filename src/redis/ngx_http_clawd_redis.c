@@ -94,6 +94,7 @@ ngx_http_clawd_redis_destroy(ngx_http_clawd_redis_t *link)
 {
     link->state = NGX_HTTP_CLAWD_REDIS_CLOSED;
 
+    ngx_http_clawd_redis_conn_early(&link->conn);
     ngx_http_clawd_redis_conn_close(&link->conn);
     ngx_http_clawd_redis_probe_end(link->shared);
 

@@ -155,7 +155,10 @@ ngx_http_clawd_redis_t *ngx_http_clawd_redis_create(ngx_cycle_t *cycle,
     ngx_http_clawd_redis_conf_t *conf, ngx_http_clawd_zone_t *zone,
     void (*up)(void *data), void *data);
 
-/* Ends it, from exit_process: handlers of what is pending are called. */
+/*
+ * Ends it, from exit_process: what was sent goes out if it can without waiting,
+ * and handlers of what is pending are called.
+ */
 void ngx_http_clawd_redis_destroy(ngx_http_clawd_redis_t *link);
 
 /* Whether a command sent now would go out: 1 or 0 (not ready, breaker open) */

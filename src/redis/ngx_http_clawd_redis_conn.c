@@ -37,8 +37,6 @@ static ngx_int_t ngx_http_clawd_redis_conn_room(
     ngx_http_clawd_redis_conn_t *conn);
 static ngx_int_t ngx_http_clawd_redis_conn_grow(ngx_log_t *log, u_char **buf,
     size_t *size, size_t used, size_t need);
-static void ngx_http_clawd_redis_conn_early(
-    ngx_http_clawd_redis_conn_t *conn);
 static void ngx_http_clawd_redis_conn_write(ngx_event_t *wev);
 static void ngx_http_clawd_redis_conn_flush(ngx_event_t *ev);
 static void ngx_http_clawd_redis_conn_send(ngx_http_clawd_redis_conn_t *conn);
@@ -507,6 +505,8 @@ ngx_http_clawd_redis_conn_push(ngx_http_clawd_redis_conn_t *conn,
 
     ngx_post_event(&conn->flush, &ngx_posted_events);
 
+    /* in a long turn the server has something to do before its end */
+
     if (conn->out_last - conn->out_pos >= NGX_HTTP_CLAWD_REDIS_EARLY) {
         ngx_http_clawd_redis_conn_early(conn);
     }
@@ -515,12 +515,7 @@ ngx_http_clawd_redis_conn_push(ngx_http_clawd_redis_conn_t *conn,
 }
 
 
-/*
- * In a long turn the server has something to do before its end.  What goes
- * wrong here does so again at the end, where it may be told.
- */
-
-static void
+void
 ngx_http_clawd_redis_conn_early(ngx_http_clawd_redis_conn_t *conn)
 {
     ssize_t            n;
@@ -528,7 +523,7 @@ ngx_http_clawd_redis_conn_early(ngx_http_clawd_redis_conn_t *conn)
 
     c = conn->peer.connection;
 
-    if (!conn->open || !c->write->ready) {
+    if (!conn->open || conn->out_pos == conn->out_last || !c->write->ready) {
         return;
     }
 

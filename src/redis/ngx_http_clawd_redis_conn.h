@@ -100,6 +100,12 @@ void ngx_http_clawd_redis_conn_poll(ngx_http_clawd_redis_conn_t *conn);
 ngx_int_t ngx_http_clawd_redis_conn_push(ngx_http_clawd_redis_conn_t *conn,
     u_char *bytes, size_t len);
 
+/*
+ * Sends what goes without waiting.  What goes wrong does so again at the end of
+ * the turn, where it may be told.
+ */
+void ngx_http_clawd_redis_conn_early(ngx_http_clawd_redis_conn_t *conn);
+
 /* A command's bytes, to be given to free(); NULL: no memory, or too long. */
 u_char *ngx_http_clawd_redis_format(ngx_uint_t argc, ngx_str_t *argv,
     size_t *len);

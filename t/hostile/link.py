@@ -112,6 +112,7 @@ class Link:
         self.count = count
         self.seed = seed
         self.statuses = {}
+        self.admitted = 0
         self.passed = 0
         self.failed = 0
 
@@ -163,6 +164,9 @@ class Link:
             path = r.choice([b"/v1/chat/completions"] * 4 + [b"/v1/usage"])
             status = await ask(self.nginx.port, token, path)
             self.statuses[status] = self.statuses.get(status, 0) + 1
+            if status == 200 and token != b"static-token" \
+                    and path != b"/v1/usage":
+                self.admitted += 1
 
     async def memory(self):
         """What the workers have after a third of the replies."""
@@ -219,6 +223,7 @@ class Link:
         reports = self.nginx.reports()
         self.check("no sanitizer report", not reports,
                    "\n".join(r[:6000] for r in reports[:3]))
+        self.check("a good answer to a question admits", self.admitted)
         self.check("every request ends", not self.statuses.get(0),
                    f"{self.statuses.get(0)} did not")
         self.check("the workers' memory is flat",

@@ -67,7 +67,7 @@ VALID = [
                       for _ in range(r.choice([1, 2, 12, 15, 16, 255]))]),
     lambda r: array(b":%d\r\n" % r.randrange(6),
                     *[b":%d\r\n" % number(r)
-                      for _ in range(r.choice([11, 14]))]),
+                      for _ in range(r.choice([11, 15]))]),
     lambda r: array(*[bulk(r.randbytes(r.randrange(40)))
                       for _ in range(r.randrange(20))]),
     lambda r: array(array(array(b":1\r\n", b"$-1\r\n")), b"*0\r\n"),
@@ -279,7 +279,9 @@ class Connection:
             now = time.time_ns() // 1000
             usage = [0, now] + [self.r.randrange(10 ** 6) for _ in range(9)]
             args = len(command) - 6
-            told = ([1, 0, now, 1] + usage if args >= 14 else
+            # of the riders that go with a RESERVE, some are settled
+            settled = self.r.randrange(1 << max(0, args - 14) // 6)
+            told = ([1, 0, now, 1] + usage + [settled] if args >= 14 else
                     [1] + usage if args >= 10 else [0])
             return array(*[b":%d\r\n" % n for n in told])
         return b"+OK\r\n"
