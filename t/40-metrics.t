@@ -351,3 +351,25 @@ main::http('clawd_quota default tokens_per_day=1000000;',
 --- init
 select undef, undef, undef, 0.1 while time % 60 > 50;
 main::under_quotas();
+
+
+
+=== a stored answer is nothing that the upstream sent
+--- http_config eval
+Clawd::Observe::http("proxy_cache_path $ENV{TEST_NGINX_SERVER_ROOT}/stored "
+                     . "keys_zone=c:1m;")
+--- config eval
+Clawd::Observe::conf('proxy_cache c; proxy_cache_valid 200 1h; '
+                     . 'add_header X-Cache $upstream_cache_status always;')
+--- init
+package main;
+my $heard = 'upstream_last_byte_timestamp_seconds';
+for my $case (['MISS', '>'], ['HIT', '==']) {
+    my $before = metric($heard);
+    select undef, undef, undef, 0.05 while time < $before + 2;
+    my $client = client();
+    $client->request('GET', '/v1/models', undef, Connection => 'close',
+                     Authorization => 'Bearer sk-alice');
+    Test::More::like($client->read_all, qr/X-Cache: $case->[0]/, $case->[0]);
+    Test::More::cmp_ok(metric($heard), $case->[1], $before, 'what is heard');
+}

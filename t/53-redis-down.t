@@ -28,7 +28,7 @@ sub is_reserve {
 
 sub is_settle {
     my ($words) = @_;
-    return uc($words->[0]) =~ /^EVAL/ && @$words == 6 + 11;
+    return uc($words->[0]) =~ /^EVAL/ && @$words == 6 + 12;
 }
 
 
@@ -91,6 +91,37 @@ sub nothing_held {
 
     wait_until(sub { ($got = redis()->open_reservations($user)) == 0 });
     Test::More::is($got, 0, $name // 'nothing is held in Redis');
+}
+
+# One with word of what one request used.
+
+sub has_company {
+    my ($words) = @_;
+    return is_reserve($words) && @$words == 6 + 14 + 6;
+}
+
+
+# in_company(): alice's second request comes right behind the end of her first,
+# on its connection, while bob's question has no answer.  Returns her client.
+
+sub in_company {
+    my $alice = client();
+
+    for my $last ('keep-alive', 'close') {
+        $alice->request('POST', '/v1/chat/completions', body_for('chat'),
+                        Authorization => 'Bearer sk-alice',
+                        Connection => $last);
+    }
+    Test::More::ok(upstream()->wait_for(1), 'her first is under way');
+
+    my $bob = send_post('chat', token => 'sk-bob');
+    Test::More::ok(redis()->wait_heard(qr/^EVALSHA .*:u:bob /), 'his waits');
+
+    upstream()->open_gate('first');
+    $alice->read_until(qr/\}\}/);
+    redis()->open_gate('bob');
+    Test::More::like($bob->read_all, qr/ 200 /, 'he is served');
+    return $alice;
 }
 
 __DATA__
@@ -470,6 +501,124 @@ unheld();
 nothing_held('alice');
 --- no_error_log
 [alert]
+
+
+
+=== what was used is told with the next question
+--- quota
+default tokens_per_day=100000
+--- redis
+HSET KEY(sk-bob) user bob
+HSET clawd:user:bob rpm 1000
+--- redis_conf
+timeout=5s
+--- redis_proxy eval
+sub { main::is_reserve($_[0]) && $_[0][3] =~ /:u:bob$/ ? { late => 'bob' }
+                                                       : undef }
+--- upstream eval
+[[{ gate => 'first' }, sub { Clawd::Gate::answer($_[0]) }],
+ [sub { Clawd::Gate::answer($_[0]) }]]
+--- init
+package main;
+Clawd::Redis::redis_ready();
+Test::More::like(in_company()->read_all, qr/ 200 /, 'and so is she');
+charged('alice', 10, 'both are charged');
+nothing_held('alice');
+unheld();
+
+my @heard = map { [split / /, $_, -1] } redis()->heard(qr/:u:alice /);
+Test::More::is(scalar(grep { has_company($_) } @heard), 1, 'one question had');
+Test::More::is(scalar(grep { is_settle($_) } @heard), 1, 'the other was told');
+
+
+
+=== the question that it is told with is lost with its answer
+--- quota
+default tokens_per_day=100000
+--- redis
+HSET KEY(sk-bob) user bob
+HSET clawd:user:bob rpm 1000
+--- redis_conf
+timeout=3s
+--- redis_proxy eval
+sub { main::has_company($_[0]) ? { late => 'never' }
+      : main::is_reserve($_[0]) && $_[0][3] =~ /:u:bob$/ ? { late => 'bob' }
+                                                         : undef }
+--- upstream eval
+[[{ gate => 'first' }, sub { Clawd::Gate::answer($_[0]) }],
+ [sub { Clawd::Gate::answer($_[0]) }]]
+--- init
+package main;
+Clawd::Redis::redis_ready();
+Test::More::like(in_company()->read_all, qr/ 503 /, 'she is refused');
+charged('alice', 5, 'her first is charged once');
+nothing_held('alice');
+unheld();
+
+my @heard = map { [split / /, $_, -1] } redis()->heard(qr/:u:alice /);
+Test::More::is(scalar(grep { has_company($_) } @heard), 1, 'it was asked');
+Test::More::cmp_ok(scalar(grep { is_settle($_) } @heard), '>', 0,
+                   'and told again');
+serves('after that');
+charged('alice', 10, 'as ever');
+--- error_log
+does not serve (timeout)
+
+
+
+=== the question that it is told with never gets there
+--- quota
+default tokens_per_day=100000
+--- redis
+HSET KEY(sk-bob) user bob
+HSET clawd:user:bob rpm 1000
+--- redis_conf
+timeout=5s
+--- redis_proxy eval
+sub { main::has_company($_[0]) ? { close => 1 }
+      : main::is_reserve($_[0]) && $_[0][3] =~ /:u:bob$/ ? { late => 'bob' }
+                                                         : undef }
+--- upstream eval
+[[{ gate => 'first' }, sub { Clawd::Gate::answer($_[0]) }],
+ [sub { Clawd::Gate::answer($_[0]) }]]
+--- init
+package main;
+Clawd::Redis::redis_ready();
+Test::More::like(in_company()->read_all, qr/ 503 /, 'she is refused');
+charged('alice', 5, 'her first is charged');
+nothing_held('alice');
+unheld();
+serves('after that');
+charged('alice', 10, 'as ever');
+--- error_log
+does not serve (connect)
+
+
+
+=== a place that is the last one is given back at once
+--- quota
+default concurrency=1 tokens_per_day=100000
+--- redis
+HSET KEY(sk-bob) user bob
+HSET clawd:user:bob rpm 1000
+--- redis_conf
+timeout=5s
+--- redis_proxy eval
+sub { main::is_reserve($_[0]) && $_[0][3] =~ /:u:bob$/ ? { late => 'bob' }
+                                                       : undef }
+--- upstream eval
+[[{ gate => 'first' }, sub { Clawd::Gate::answer($_[0]) }],
+ [sub { Clawd::Gate::answer($_[0]) }]]
+--- init
+package main;
+Clawd::Redis::redis_ready();
+Test::More::like(in_company()->read_all, qr/ 200 /, 'she is served');
+charged('alice', 10, 'both are charged');
+nothing_held('alice');
+
+my @heard = map { [split / /, $_, -1] } redis()->heard(qr/:u:alice /);
+Test::More::is(scalar(grep { has_company($_) } @heard), 0, 'none had company');
+Test::More::is(scalar(grep { is_settle($_) } @heard), 2, 'both were told');
 
 
 

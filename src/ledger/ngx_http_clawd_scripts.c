@@ -183,9 +183,10 @@
 
 
 /*
- * The first write is that of a rider, or the HSET, which a full or read-only
- * server refuses: then nothing is changed.  Nothing was written before all
- * checks have passed.
+ * The first write is that of a rider, or the HSET.  A read-only server refuses
+ * either, a full one the HSET: then nothing is changed.  A full one that has
+ * let a rider go lets the rest of the script pass, and all of it is counted.
+ * Nothing was written before all checks have passed.
  */
 
 #define NGX_HTTP_CLAWD_LUA_RESERVE                                            \

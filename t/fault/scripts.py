@@ -1069,9 +1069,9 @@ def riders(lib, server):
     assert untouched(rid="g").status == 2
     assert untouched(est=-1).status == 1
     assert untouched(n=g.n + 100).status == 4
-    assert untouched(run="another").status == 1
     assert untouched(epoch=1).status == 1
     assert untouched(epoch=0).status == 1
+    assert untouched(run="another").status == 1
     store.client("FLUSHALL")
     n = g.n + 200
     h = store.reserve("y", "h", 10, n=n, guard=g.guard())
@@ -1106,6 +1106,14 @@ def rewind(lib, server):
     assert (r.status, r.day_tokens) == (1, 21)
     r = store.reserve("x", "g", 1, n=c.n)
     assert r.status == 4
+
+    # who would ride with that question stays: its counts are not written
+
+    r = store.reserve("x", "g", 1, n=c.n, riders=[
+        ("b", 3 - 10, *windows(a)[1:], -1)])
+    assert (r.status, r.settled) == (4, 0)
+    assert store.client("ZSCORE", store.keys("x")[1], "b")
+
     r = store.reserve("x", "g", 1, n=c.n, guard=c.guard())
     assert r.day_tokens == 30 - 7 + 7 + 1 + 1
     r = store.reserve("x", "h", 1, n=d.n, guard=d.guard())
@@ -1261,6 +1269,7 @@ def no_memory(lib, server):
     store = Store(lib, server)
     r = store.reserve("x", "a", 5)
     store.reserve("x", "b", 5, ttl=10 ** 7)
+    store.reserve("y", "e", 5, ttl=10 ** 7)
     d = store.reserve("x", "dead", 5, ttl=1)
     while store.look("x").live == 3:
         pass
@@ -1279,6 +1288,12 @@ def no_memory(lib, server):
         s = store.reserve("x", "c", 5, [-1, -1, -1, 0, -1], riders=[
             ("b", 1 - 5, *windows(r)[1:], -1)])
         assert (s.status, s.settled, s.day_tokens) == (0, 1, 8)
+
+        # what a rider frees is there for the question
+
+        s = store.reserve("y", "f", 5, riders=[
+            ("e", 1 - 5, *windows(r)[1:], -1)])
+        assert (s.status, s.settled, s.live, s.day_tokens) == (1, 1, 1, 6)
         before = store.dump("x")
         fails("OOM", store.settle, "x", "o", 5, 2, windows(r), offline=1)
         assert store.dump("x") == before
