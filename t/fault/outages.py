@@ -760,12 +760,19 @@ def share(report):
     outage = Outage(report, limit=20000, on_down="local")
     outage.redis.kill()
     outage.down()
+    before = outage.gateway.metric("clawdbot_user_requests_total",
+                                   user="alice") or 0
 
     # Each may need most of the share of 2000, and uses 50.
 
-    for _ in range(5):
+    for i in range(5):
         status = outage.chat(max_tokens=1000)[0]
         report.equal("one more passes", status, 200)
+
+        # counted, and so settled: the next may get another worker
+
+        wait_for("its end", lambda: outage.gateway.metric(
+            "clawdbot_user_requests_total", user="alice") == before + i + 1)
     outage.redis.start()
     outage.back()
     outage.exact()
