@@ -16,6 +16,20 @@ use Clawd::Quota;
 env_to_nginx('CLAWD_TEST_SECRET');
 no_shuffle();
 log_level('info');
+
+# For in_company(): alice's first request waits at the upstream, and bob's
+# question for its answer.
+
+our $bob = "HSET KEY(sk-bob) user bob\nHSET clawd:user:bob rpm 1000";
+our $first_waits = [[{ gate => 'first' }, sub { Clawd::Gate::answer($_[0]) }],
+                    [sub { Clawd::Gate::answer($_[0]) }]];
+
+sub bob_waits {
+    my ($words) = @_;
+    return is_reserve($words) && $words->[3] =~ /:u:bob$/ ? { late => 'bob' }
+                                                          : undef;
+}
+
 run_tests();
 
 
@@ -507,17 +521,12 @@ nothing_held('alice');
 === what was used is told with the next question
 --- quota
 default tokens_per_day=100000
---- redis
-HSET KEY(sk-bob) user bob
-HSET clawd:user:bob rpm 1000
+--- redis eval: $::bob
 --- redis_conf
 timeout=5s
 --- redis_proxy eval
-sub { main::is_reserve($_[0]) && $_[0][3] =~ /:u:bob$/ ? { late => 'bob' }
-                                                       : undef }
---- upstream eval
-[[{ gate => 'first' }, sub { Clawd::Gate::answer($_[0]) }],
- [sub { Clawd::Gate::answer($_[0]) }]]
+\&main::bob_waits
+--- upstream eval: $::first_waits
 --- init
 package main;
 Clawd::Redis::redis_ready();
@@ -535,18 +544,12 @@ Test::More::is(scalar(grep { is_settle($_) } @heard), 1, 'the other was told');
 === the question that it is told with is lost with its answer
 --- quota
 default tokens_per_day=100000
---- redis
-HSET KEY(sk-bob) user bob
-HSET clawd:user:bob rpm 1000
+--- redis eval: $::bob
 --- redis_conf
 timeout=3s
 --- redis_proxy eval
-sub { main::has_company($_[0]) ? { late => 'never' }
-      : main::is_reserve($_[0]) && $_[0][3] =~ /:u:bob$/ ? { late => 'bob' }
-                                                         : undef }
---- upstream eval
-[[{ gate => 'first' }, sub { Clawd::Gate::answer($_[0]) }],
- [sub { Clawd::Gate::answer($_[0]) }]]
+sub { main::has_company($_[0]) ? { late => 'never' } : main::bob_waits($_[0]) }
+--- upstream eval: $::first_waits
 --- init
 package main;
 Clawd::Redis::redis_ready();
@@ -569,18 +572,12 @@ does not serve (timeout)
 === the question that it is told with never gets there
 --- quota
 default tokens_per_day=100000
---- redis
-HSET KEY(sk-bob) user bob
-HSET clawd:user:bob rpm 1000
+--- redis eval: $::bob
 --- redis_conf
 timeout=5s
 --- redis_proxy eval
-sub { main::has_company($_[0]) ? { close => 1 }
-      : main::is_reserve($_[0]) && $_[0][3] =~ /:u:bob$/ ? { late => 'bob' }
-                                                         : undef }
---- upstream eval
-[[{ gate => 'first' }, sub { Clawd::Gate::answer($_[0]) }],
- [sub { Clawd::Gate::answer($_[0]) }]]
+sub { main::has_company($_[0]) ? { close => 1 } : main::bob_waits($_[0]) }
+--- upstream eval: $::first_waits
 --- init
 package main;
 Clawd::Redis::redis_ready();
@@ -598,17 +595,12 @@ does not serve (connect)
 === a place that is the last one is given back at once
 --- quota
 default concurrency=1 tokens_per_day=100000
---- redis
-HSET KEY(sk-bob) user bob
-HSET clawd:user:bob rpm 1000
+--- redis eval: $::bob
 --- redis_conf
 timeout=5s
 --- redis_proxy eval
-sub { main::is_reserve($_[0]) && $_[0][3] =~ /:u:bob$/ ? { late => 'bob' }
-                                                       : undef }
---- upstream eval
-[[{ gate => 'first' }, sub { Clawd::Gate::answer($_[0]) }],
- [sub { Clawd::Gate::answer($_[0]) }]]
+\&main::bob_waits
+--- upstream eval: $::first_waits
 --- init
 package main;
 Clawd::Redis::redis_ready();
