@@ -357,7 +357,7 @@ test_turn(void **state)
 static void
 test_early(void **state)
 {
-    char  much[2048];
+    char  much[4096];
 
     memset(much, 'x', sizeof(much) - 1);
     much[sizeof(much) - 1] = '\0';
