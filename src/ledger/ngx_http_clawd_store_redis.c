@@ -773,8 +773,9 @@ ngx_http_clawd_redis_park(ngx_http_clawd_ledger_t *ledger,
 
 
 /*
- * Those of the same user go with the question, or ahead of it: what was used is
- * known by then.
+ * Those of the same user go with the question, or ahead of it when it can take
+ * none of them: what was used is known by then.  More than it can take go with
+ * the next.
  */
 
 static void
@@ -791,14 +792,15 @@ ngx_http_clawd_redis_board(ngx_http_clawd_hold_t *hold,
     for (i = 0; i < ledger->nriders; i++) {
         s = &ledger->riders[i]->s;
 
-        if (s->user_len != hold->user.len
+        if ((room && hold->nriders == room)
+            || s->user_len != hold->user.len
             || ngx_memcmp(s->user, hold->user.data, s->user_len) != 0)
         {
             ledger->riders[n++] = ledger->riders[i];
             continue;
         }
 
-        if (hold->nriders == room
+        if (room == 0
             || s->windows.epoch != hold->terms.epoch
             || s->offset != hold->terms.offset)
         {
