@@ -108,7 +108,7 @@ note_attempt
 say "restarting $container for $because ($((count + 1)) of $max in an hour)"
 if ! said=$(python3 "$here/responder/restart.py" "$container" "$limit" 2>&1)
 then
-    say "$container was not restarted: $said"
+    say "$said"
     exit 1
 fi
 say "$container was restarted in $(($(date +%s) - now)) s"

@@ -16,6 +16,10 @@ GRACE = 10
 LABEL = "com.docker.compose"
 
 
+class Refused(Exception):
+    """With what Docker says."""
+
+
 class Docker(http.client.HTTPConnection):
     def connect(self):
         self.sock = socket.socket(socket.AF_UNIX)
@@ -37,8 +41,8 @@ def ask(seconds, method, path):
     finally:
         docker.close()
     if reply.status >= 300:
-        sys.exit(f"Docker says {reply.status}:"
-                 f" {text[:1000].decode(errors='replace').strip()}")
+        raise Refused(f"Docker says {reply.status}:"
+                      f" {text[:1000].decode(errors='replace').strip()}")
     return json.loads(text) if text else None
 
 
@@ -53,15 +57,25 @@ def gateways(seconds, name):
         f"/containers/json?filters={quoted(json.dumps(wanted))}")]
 
 
+def tell_gateways(seconds, name):
+    """Has them look up addresses again."""
+    for gateway in gateways(seconds, name):
+        ask(seconds, "POST", f"/containers/{gateway}/kill?signal=HUP")
+
+
 def main():
     name, seconds = sys.argv[1], float(sys.argv[2])
+    path = f"/containers/{quoted(name)}/restart?t={GRACE}"
+    failure = f"{name} was not restarted"
     try:
-        ask(seconds, "POST", f"/containers/{quoted(name)}/restart?t={GRACE}")
-        for gateway in gateways(seconds, name):
-            ask(seconds, "POST", f"/containers/{gateway}/kill?signal=HUP")
+        ask(seconds, "POST", path)
+        failure = f"{name} was restarted, but the gateway was not told"
+        tell_gateways(seconds, name)
+    except Refused as refused:
+        sys.exit(f"{failure}: {refused}")
     except (OSError, http.client.HTTPException, ValueError, LookupError,
             TypeError, AttributeError, RecursionError) as error:
-        sys.exit(f"no answer of Docker on {SOCKET}: {error!r}")
+        sys.exit(f"{failure}: no answer of Docker on {SOCKET}: {error!r}")
 
 
 main()

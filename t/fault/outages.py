@@ -562,6 +562,43 @@ def ends(report):
     outage.close()
 
 
+def waits(report):
+    """The gateway is told to stop while a settlement waits for company."""
+
+    outage = Outage(report, workers=1)
+    outage.gateway.stop()
+    conf = outage.gateway.dir / "nginx.conf"
+
+    # timers fire each 9 seconds: so long it may wait
+
+    conf.write_text("timer_resolution 9s;\n" + conf.read_text().replace(
+        "timeout=100ms", "timeout=10s"))
+    outage.gateway.start()
+
+    def counted():
+        return outage.gateway.metric("clawdbot_user_requests_total",
+                                     user="alice") or 0
+
+    first = Stream(outage.gateway, TOKEN, "alice")
+    report.equal("one is admitted", first.status(), 200)
+    outage.redis.pause()
+    second = Stream(outage.gateway, TOKEN, "alice")
+
+    # one worker takes one after the other: behind these, Redis was asked
+
+    for _ in range(2):
+        before = counted()
+    first.close()
+    report.soon("its end", lambda: counted() == before + 1, BACK)
+    outage.gateway.process.send_signal(signal.SIGTERM)
+    outage.gateway.process.wait(10)
+    second.close()
+    outage.redis.resume()
+    report.soon("the one that waited is settled, the question is not",
+                lambda: outage.redis.in_flight("alice") == 1, BACK)
+    outage.close()
+
+
 def numbers(report):
     """A state has numbers that are none of ours: nothing comes of them."""
 
@@ -850,6 +887,7 @@ PARTS = {"late": late, "fresh": fresh, "dies": dies,
          "untracked": untracked, "local": local, "share": share,
          "open": open_,
          "offline": offline_restart, "twice": twice, "ends": ends,
+         "waits": waits,
          "numbers": numbers,
          "left": lambda report: left(report, False),
          "left-gated": lambda report: left(report, True)}

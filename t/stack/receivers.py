@@ -19,6 +19,7 @@ class Engine(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
     asked: the paths of POST requests
     restart: what to do for a restart; returns a status and a text
+    reload: the same for word to the gateway
     """
 
     daemon_threads = True
@@ -27,6 +28,7 @@ class Engine(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         super().__init__(str(path), Asked)
         self.asked = []
         self.restart = restart
+        self.reload = lambda: (204, "")
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def close(self):
@@ -37,9 +39,8 @@ class Engine(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 class Asked(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         self.server.asked.append(self.path)
-        status, text = self.server.restart() if self.path == RESTART \
-            else (204, "")
-        self.answer(status, text)
+        does = {RESTART: self.server.restart, RELOAD: self.server.reload}
+        self.answer(*does[self.path]())
 
     def do_GET(self):
         path, _, query = self.path.partition("?")

@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 
 import httpx
 import pytest
@@ -151,7 +150,7 @@ def test_what_was_asked_just_before_is_not_meant(pair):
 
 
 def test_others_who_ask_meanwhile(pair):
-    """Two whose answers take a second, at a time, are more than one."""
+    """Two whose answers wait for each other are more than one."""
     with concurrent.futures.ThreadPoolExecutor() as pool:
         first = pool.submit(run, pair, "--prompt", "wait", "--model", "busy")
         wait_until("the first", lambda: pair.upstream.waiting == 1)

@@ -235,6 +235,15 @@ def test_what_docker_says_is_told(start, engine, status, text):
     assert engine.asked == [RESTART]
 
 
+def test_a_gateway_that_is_not_told(start, engine):
+    responder = start()
+    engine.reload = lambda: (409, "it does not run")
+    assert responder.alert("UpstreamSilent") == 500
+    assert engine.asked == DONE
+    assert "scale_up: clawdbot-ollama was restarted, but the gateway was not" \
+        " told: Docker says 409: it does not run\n" in responder.log()
+
+
 def test_a_docker_that_hangs_is_left(start, engine):
     responder = start(SCALE_UP_TIMEOUT="20")
     over = threading.Event()
@@ -300,5 +309,6 @@ def test_by_hand(start, engine):
     assert engine.asked == DONE
     assert "for a user's wish (1 of 3 in an hour)" in done.stderr
 
-    assert responder.run("sh", "/opt/clawd/scale_up.sh", "--check").returncode == 0
+    done = responder.run("sh", "/opt/clawd/scale_up.sh", "--check")
+    assert done.returncode == 0
     assert engine.asked == DONE

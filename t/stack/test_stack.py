@@ -72,8 +72,12 @@ class Stack:
         self.engine = Engine(self.folder / "docker.sock", self.restart_ollama)
         self.ends.callback(self.engine.close)
         for name in self.order():
+            self.ends.callback(self.end, name)
             self.start(name)
-            self.ends.callback(lambda name=name: self.running[name].stop())
+
+    def end(self, name):
+        if name in self.running:
+            self.running[name].stop()
 
     def order(self):
         """Those after whom they wait for."""
@@ -93,29 +97,28 @@ class Stack:
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
         if name == "ollama":
-            self.running[name] = self.start_ollama(folder)
+            self.start_ollama(folder)
         elif name == "clawdbot":
-            self.running[name] = self.start_gateway(folder)
+            self.start_gateway(folder)
         else:
             self.running[name] = self.start_service(name, folder)
 
     def start_ollama(self, folder):
         # as in its image: it answers other names than localhost then
-        ollama = Ollama(folder, 11434, OLLAMA_HOST="0.0.0.0:11434")
+        self.running["ollama"] = Ollama(folder, 11434,
+                                        OLLAMA_HOST="0.0.0.0:11434")
         _, *check = self.services["ollama"]["healthcheck"]["test"]
         made = pathlib.Path(os.environ["CLAWD_OLLAMA"]) / "bin"
         subprocess.run(check, check=True, capture_output=True, env={
             "PATH": str(made), "HOME": str(folder)})
-        return ollama
 
     def start_gateway(self, folder):
         service = self.services["clawdbot"]
-        gateway = Container(
+        gateway = self.running["clawdbot"] = Container(
             self.image, folder, hosts=f"127.0.0.1 localhost\n{self.hosts}",
             mounts={f"/run/secrets/{name}": self.secrets / name
                     for name in service["secrets"]}, **service["environment"])
         gateway.wait()
-        return gateway
 
     def start_service(self, name, folder):
         data = folder / "data"
@@ -141,7 +144,7 @@ class Stack:
                 {"role": "user", "content": "Hi"}]})
 
     def told(self, name):
-        """Whether the webhook is told next, of what is not told yet."""
+        """The status of the next word of that alert at the webhook."""
         while True:
             _, notice = self.hook.next(5 * MINUTES)
             if notice["groupLabels"]["alertname"] == name:
