@@ -115,17 +115,18 @@ sub has_company {
 }
 
 
-# in_company(): alice's second request comes right behind the end of her first,
-# on its connection, while bob's question has no answer.  Returns her client.
+# in_company(SECOND...): alice's second request comes right behind the end of
+# her first, on its connection, while bob's question has no answer.  Returns her
+# client.
 
 sub in_company {
+    my @first = ('POST', '/v1/chat/completions', body_for('chat'));
+    my @second = @_ ? @_ : @first;
     my $alice = client();
 
-    for my $last ('keep-alive', 'close') {
-        $alice->request('POST', '/v1/chat/completions', body_for('chat'),
-                        Authorization => 'Bearer sk-alice',
-                        Connection => $last);
-    }
+    $alice->request(@first, Authorization => 'Bearer sk-alice');
+    $alice->request(@second, Authorization => 'Bearer sk-alice',
+                    Connection => 'close');
     Test::More::ok(upstream()->wait_for(1), 'her first is under way');
 
     my $bob = send_post('chat', token => 'sk-bob');
@@ -538,6 +539,29 @@ unheld();
 my @heard = map { [split / /, $_, -1] } redis()->heard(qr/:u:alice /);
 Test::More::is(scalar(grep { has_company($_) } @heard), 1, 'one question had');
 Test::More::is(scalar(grep { is_settle($_) } @heard), 1, 'the other was told');
+
+
+
+=== what was used is told ahead of a look, which can't take it along
+--- quota
+default tokens_per_day=100000
+--- redis eval: $::bob
+--- redis_conf
+timeout=5s
+--- redis_proxy eval
+\&main::bob_waits
+--- upstream eval: $::first_waits
+--- init
+package main;
+Clawd::Redis::redis_ready();
+Test::More::like(in_company('GET', '/v1/usage', undef)->read_all,
+                 qr/"used":\s*5\b/, 'she sees what she used');
+charged('alice', 5, 'it is charged');
+
+my @heard = map { [split / /, $_, -1] } redis()->heard(qr/:u:alice /);
+Test::More::like(join(' ', map { is_settle($_) ? 'settle'
+                                 : $_->[7] < 0 ? 'look' : 'question' } @heard),
+                 qr/\bquestion settle look$/, 'in this order');
 
 
 
