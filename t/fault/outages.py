@@ -99,6 +99,12 @@ class Outage:
         self.report.soon("redis_up is 1", lambda: self.gateway.metric(
             "clawdbot_redis_up") == 1, BACK)
 
+    def counted(self):
+        """Requests that were counted, and so settled: that is some moments
+        behind the last byte of their answer."""
+        return self.gateway.metric("clawdbot_user_requests_total",
+                                   user="alice") or 0
+
     def answered(self):
         return sum(e["tokens"] for e in self.upstream.entries()
                    if e["user"] == "alice" and e.get("whole"))
@@ -361,12 +367,14 @@ def due(report):
     workers are killed: what is due stands in shared memory."""
 
     outage = Outage(report)
+    before = outage.counted()
     streams = [Stream(outage.gateway, TOKEN, "alice", "hold=0.5 tokens=30,20")
                for _ in range(4)]
     report.equal("streams run", [s.status() for s in streams], [200] * 4)
     outage.redis.kill()
     for stream in streams:
         stream.to_end()
+    wait_for("their ends", lambda: outage.counted() == before + 4)
     for pid in outage.gateway.workers():
         outage.gateway.kill_worker(pid)
     outage.redis.start()
@@ -575,10 +583,6 @@ def waits(report):
         "timeout=100ms", "timeout=10s"))
     outage.gateway.start()
 
-    def counted():
-        return outage.gateway.metric("clawdbot_user_requests_total",
-                                     user="alice") or 0
-
     first = Stream(outage.gateway, TOKEN, "alice")
     report.equal("one is admitted", first.status(), 200)
     outage.redis.pause()
@@ -587,9 +591,9 @@ def waits(report):
     # one worker takes one after the other: behind these, Redis was asked
 
     for _ in range(2):
-        before = counted()
+        before = outage.counted()
     first.close()
-    report.soon("its end", lambda: counted() == before + 1, BACK)
+    report.soon("its end", lambda: outage.counted() == before + 1, BACK)
     outage.gateway.process.send_signal(signal.SIGTERM)
     outage.gateway.process.wait(10)
     second.close()
@@ -797,8 +801,7 @@ def share(report):
     outage = Outage(report, limit=20000, on_down="local")
     outage.redis.kill()
     outage.down()
-    before = outage.gateway.metric("clawdbot_user_requests_total",
-                                   user="alice") or 0
+    before = outage.counted()
 
     # Each may need most of the share of 2000, and uses 50.
 
@@ -806,10 +809,9 @@ def share(report):
         status = outage.chat(max_tokens=1000)[0]
         report.equal("one more passes", status, 200)
 
-        # counted, and so settled: the next may get another worker
+        # the next may get another worker
 
-        wait_for("its end", lambda: outage.gateway.metric(
-            "clawdbot_user_requests_total", user="alice") == before + i + 1)
+        wait_for("its end", lambda: outage.counted() == before + i + 1)
     outage.redis.start()
     outage.back()
     outage.exact()
