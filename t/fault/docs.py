@@ -85,6 +85,11 @@ class Page:
     def soon(self, what, condition):
         self.report.soon(what, condition, SOON)
 
+    def settled(self):
+        """An answer may be at its client before it is charged."""
+        self.soon("all is settled",
+                  lambda: self.redis.in_flight("alice") == 0)
+
     def limit(self, name):
         """Limit and use of it as /v1/usage tells, or nothing."""
         answer = self.gateway.get("/v1/usage", self.token)
@@ -190,10 +195,12 @@ class Page:
         self.soon("usage starts at 0",
                   lambda: self.limit("tokens_per_day")["used"] == 0)
         self.chat()
+        self.settled()
         state = "clawd:{alice}:u:alice"
         self.redis("DEL", state)
         self.report.soon("after a pause she is served again",
                          lambda: self.status() == 200, 4)
+        self.settled()
         self.report.equal("deleting the state does not reset",
                           self.redis.used("alice"), 100)
 
@@ -206,6 +213,7 @@ class Page:
         self.report.equal("nobody is near", out.split(),
                           ["0", "%", "alice", "100", "2000000"])
         self.chat()
+        self.settled()
         again = self.shell.run("redis-cli --eval near.lua")
         self.report.equal("now somebody is", again.split(),
                           ["7", "%", "alice", "150", "2000"])
