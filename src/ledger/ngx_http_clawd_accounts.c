@@ -16,6 +16,9 @@
 #define NGX_HTTP_CLAWD_ACCOUNTS_MIN      64
 #define NGX_HTTP_CLAWD_ACCOUNTS_MAX      65536
 
+/* flights that were freed last and are taken first: their memory is warm */
+#define NGX_HTTP_CLAWD_FLIGHTS_WARM      64
+
 /* how far from its place an account may stand */
 #define NGX_HTTP_CLAWD_ACCOUNTS_PROBE    32
 
@@ -25,10 +28,19 @@ static ngx_int_t ngx_http_clawd_accounts_init(ngx_http_clawd_zone_t *zone,
 static ngx_uint_t ngx_http_clawd_accounts_fit(size_t bytes, size_t size);
 static ngx_uint_t ngx_http_clawd_account_spent(ngx_http_clawd_account_t *acc,
     ngx_uint_t keep);
+static ngx_http_clawd_flight_t *ngx_http_clawd_flight_find(
+    ngx_http_clawd_accounts_t *a);
 static void ngx_http_clawd_flight_rid(ngx_http_clawd_zone_t *zone,
     u_char *rid);
-static void ngx_http_clawd_flight_inherit(ngx_http_clawd_flight_t *f);
+static void ngx_http_clawd_flight_inherit(ngx_http_clawd_accounts_t *a,
+    ngx_http_clawd_flight_t *f);
 static void ngx_http_clawd_accounts_recount(ngx_http_clawd_zone_t *zone);
+
+
+/* of this process: indexes, which a reload of the one process may outdate */
+
+static uint32_t    ngx_http_clawd_warm[NGX_HTTP_CLAWD_FLIGHTS_WARM];
+static ngx_uint_t  ngx_http_clawd_nwarm;
 
 
 ngx_http_clawd_area_t  ngx_http_clawd_accounts_area = {
@@ -214,28 +226,13 @@ ngx_http_clawd_account_spent(ngx_http_clawd_account_t *acc, ngx_uint_t keep)
 ngx_http_clawd_flight_t *
 ngx_http_clawd_flight_take(ngx_http_clawd_zone_t *zone, ngx_str_t *user)
 {
-    ngx_uint_t                  i;
     ngx_http_clawd_flight_t    *f;
     ngx_http_clawd_accounts_t  *a;
 
-    static ngx_uint_t  next;
-
     a = ngx_http_clawd_accounts(zone);
-    f = NULL;
 
-    if (next == 0) {
-        next = (ngx_uint_t) ngx_process_slot * 61;
-    }
-
-    for (i = 0; i < a->nflights; i++) {
-        f = &a->flights[next++ % a->nflights];
-
-        if (f->owner == 0 && ngx_atomic_cmp_set(&f->owner, 0, ngx_pid)) {
-            break;
-        }
-    }
-
-    if (i == a->nflights) {
+    f = ngx_http_clawd_flight_find(a);
+    if (f == NULL) {
         return NULL;
     }
 
@@ -259,6 +256,40 @@ ngx_http_clawd_flight_take(ngx_http_clawd_zone_t *zone, ngx_str_t *user)
     f->state = NGX_HTTP_CLAWD_FLIGHT_ASKED;
 
     return f;
+}
+
+
+/* a free one, which is this process's from now on */
+
+static ngx_http_clawd_flight_t *
+ngx_http_clawd_flight_find(ngx_http_clawd_accounts_t *a)
+{
+    ngx_uint_t                i, n;
+    ngx_http_clawd_flight_t  *f;
+
+    static ngx_uint_t  next;
+
+    if (next == 0) {
+        next = (ngx_uint_t) ngx_process_slot * 61;
+    }
+
+    for (i = 0; i < a->nflights; i++) {
+
+        if (ngx_http_clawd_nwarm) {
+            n = ngx_http_clawd_warm[--ngx_http_clawd_nwarm];
+
+        } else {
+            n = next++;
+        }
+
+        f = &a->flights[n % a->nflights];
+
+        if (f->owner == 0 && ngx_atomic_cmp_set(&f->owner, 0, ngx_pid)) {
+            return f;
+        }
+    }
+
+    return NULL;
 }
 
 
@@ -294,11 +325,17 @@ ngx_http_clawd_flight_rid(ngx_http_clawd_zone_t *zone, u_char *rid)
 
 
 void
-ngx_http_clawd_flight_free(ngx_http_clawd_flight_t *f)
+ngx_http_clawd_flight_free(ngx_http_clawd_accounts_t *a,
+    ngx_http_clawd_flight_t *f)
 {
     f->state = NGX_HTTP_CLAWD_FLIGHT_FREE;
     ngx_memory_barrier();
     f->owner = 0;
+
+    if (ngx_http_clawd_nwarm < NGX_HTTP_CLAWD_FLIGHTS_WARM) {
+        ngx_http_clawd_warm[ngx_http_clawd_nwarm++] =
+                             (uint32_t) ngx_http_clawd_flight_index(a, f);
+    }
 }
 
 
@@ -335,7 +372,7 @@ ngx_http_clawd_flights_reap(ngx_http_clawd_zone_t *zone)
         }
 
         if (ngx_atomic_cmp_set(&f->owner, owner, ngx_pid)) {
-            ngx_http_clawd_flight_inherit(f);
+            ngx_http_clawd_flight_inherit(a, f);
             n++;
         }
     }
@@ -351,14 +388,15 @@ ngx_http_clawd_flights_reap(ngx_http_clawd_zone_t *zone)
 /* f was a dead process's: see the diagram */
 
 static void
-ngx_http_clawd_flight_inherit(ngx_http_clawd_flight_t *f)
+ngx_http_clawd_flight_inherit(ngx_http_clawd_accounts_t *a,
+    ngx_http_clawd_flight_t *f)
 {
     f->sending = 0;
 
     switch (f->state) {
 
     case NGX_HTTP_CLAWD_FLIGHT_FREE:
-        ngx_http_clawd_flight_free(f);
+        ngx_http_clawd_flight_free(a, f);
         return;
 
     case NGX_HTTP_CLAWD_FLIGHT_ASKED:

@@ -154,7 +154,8 @@ ngx_http_clawd_flight_t *ngx_http_clawd_flight_take(
     ngx_http_clawd_zone_t *zone, ngx_str_t *user);
 
 /* Gives a flight of this process back. */
-void ngx_http_clawd_flight_free(ngx_http_clawd_flight_t *f);
+void ngx_http_clawd_flight_free(ngx_http_clawd_accounts_t *a,
+    ngx_http_clawd_flight_t *f);
 
 /* Its number, and back. */
 #define ngx_http_clawd_flight_index(a, f)  ((ngx_uint_t) ((f) - (a)->flights))

@@ -120,7 +120,8 @@ ngx_http_clawd_hold_end(ngx_http_clawd_hold_t *hold, int64_t actual)
             ngx_del_timer(&hold->timer);
 
             if (hold->flight) {
-                ngx_http_clawd_flight_free(hold->flight);
+                ngx_http_clawd_flight_free(hold->ledger->accounts,
+                                           hold->flight);
             }
 
             ngx_free(hold);

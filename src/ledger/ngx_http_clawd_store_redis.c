@@ -419,7 +419,7 @@ ngx_http_clawd_redis_verdict(ngx_http_clawd_hold_t *hold,
 
         if (f) {
             hold->flight = NULL;
-            ngx_http_clawd_flight_free(f);
+            ngx_http_clawd_flight_free(hold->ledger->accounts, f);
         }
 
         return NGX_DECLINED;
@@ -460,7 +460,7 @@ ngx_http_clawd_redis_unasked(ngx_http_clawd_hold_t *hold,
         && result != NGX_HTTP_CLAWD_REDIS_TIMEOUT
         && result != NGX_HTTP_CLAWD_REDIS_PROTOCOL)
     {
-        ngx_http_clawd_flight_free(f);
+        ngx_http_clawd_flight_free(hold->ledger->accounts, f);
         return;
     }
 
@@ -834,7 +834,7 @@ ngx_http_clawd_redis_alight(ngx_http_clawd_hold_t *hold, int64_t settled)
         f = hold->riders[i];
 
         if (settled & (1 << i)) {
-            ngx_http_clawd_flight_free(f);
+            ngx_http_clawd_flight_free(hold->ledger->accounts, f);
 
         } else {
             ngx_http_clawd_redis_alone(hold->ledger, f);
@@ -981,7 +981,7 @@ ngx_http_clawd_redis_told(ngx_http_clawd_redis_cmd_t *cmd)
     f->sending = 0;
 
     if (final) {
-        ngx_http_clawd_flight_free(f);
+        ngx_http_clawd_flight_free(ledger->accounts, f);
         return;
     }
 
@@ -1195,7 +1195,7 @@ ngx_http_clawd_redis_spool(ngx_http_clawd_ledger_t *ledger,
     }
 
     for (i = 0; i < n; i++) {
-        ngx_http_clawd_flight_free(flights[i]);
+        ngx_http_clawd_flight_free(ledger->accounts, flights[i]);
     }
 
     (void) ngx_atomic_fetch_add(&ledger->accounts->spooled, n);

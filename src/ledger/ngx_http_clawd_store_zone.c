@@ -118,7 +118,7 @@ ngx_http_clawd_zone_reserve(ngx_http_clawd_hold_t *hold)
     }
 
     if (hold->rc != NGX_OK) {
-        ngx_http_clawd_flight_free(hold->flight);
+        ngx_http_clawd_flight_free(hold->ledger->accounts, hold->flight);
         hold->flight = NULL;
     }
 }
@@ -293,7 +293,7 @@ ngx_http_clawd_zone_waited(ngx_event_t *ev)
     }
 
     if (rc != NGX_OK) {
-        ngx_http_clawd_flight_free(hold->flight);
+        ngx_http_clawd_flight_free(hold->ledger->accounts, hold->flight);
         hold->flight = NULL;
     }
 
@@ -369,7 +369,7 @@ ngx_http_clawd_zone_settle(ngx_http_clawd_ledger_t *ledger,
 
     ngx_shmtx_unlock(&ledger->zone->shpool->mutex);
 
-    ngx_http_clawd_flight_free(f);
+    ngx_http_clawd_flight_free(a, f);
 }
 
 
