@@ -167,18 +167,6 @@ ngx_http_clawd_init_ledger(ngx_conf_t *cf, ngx_http_clawd_main_conf_t *cmcf)
         return NGX_OK;
     }
 
-#if (NGX_THREADS)
-
-    /* the file is synced to the disk, which must not hold up a worker */
-
-    conf->threads = ngx_thread_pool_add(cf, NULL);
-
-    if (conf->threads == NULL) {
-        return NGX_ERROR;
-    }
-
-#endif
-
     return ngx_http_clawd_state_folder(cf, &conf->state);
 }
 

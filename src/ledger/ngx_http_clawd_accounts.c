@@ -8,7 +8,7 @@
 
 
 #define NGX_HTTP_CLAWD_ACCOUNTS_PLACE    2    /* in the list of areas */
-#define NGX_HTTP_CLAWD_ACCOUNTS_VERSION  4
+#define NGX_HTTP_CLAWD_ACCOUNTS_VERSION  5
 
 /* of the zone's size, what accounts and flights get each */
 #define NGX_HTTP_CLAWD_ACCOUNTS_SHARE    8

@@ -20,7 +20,7 @@
 #pragma GCC visibility push(hidden)
 
 
-/* what a file guarantees of the days' and months' counts: see _store_zone.c */
+/* what a file guarantees of the days' and months' counts: see _save.h */
 
 typedef struct {
     int64_t                      day;
@@ -44,6 +44,9 @@ typedef struct {
     ngx_http_clawd_usage_t       offline;      /* admitted without Redis */
     ngx_http_clawd_terms_t       terms;        /* the last ones */
     ngx_http_clawd_ceiling_t     ceiling;      /* saved */
+    int64_t                      asking;       /* tokens beyond it, of a request
+                                                  that waits for the file */
+    ngx_uint_t                   waited;       /* unsigned  waited:1; */
 } ngx_http_clawd_account_t;
 
 
@@ -102,6 +105,7 @@ typedef struct {
     ngx_http_clawd_flight_t     *flights;      /* in the zone */
 
     /* of the file: who saves, the clock minute up to which it holds */
+    ngx_atomic_t                 wanted;       /* a request waits for it */
     ngx_atomic_t                 saver;        /* pid or 0 */
     ngx_atomic_t                 loaded;
     ngx_atomic_t                 path;         /* hash of its name; 0: none */

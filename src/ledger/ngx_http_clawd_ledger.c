@@ -44,10 +44,6 @@ ngx_http_clawd_ledger_create(ngx_cycle_t *cycle,
     ledger->accounts = ngx_http_clawd_accounts(ledger->zone);
     ledger->log = cycle->log;
 
-#if (NGX_THREADS)
-    ledger->threads = conf->threads;
-#endif
-
     if (conf->redis) {
         ledger->store = &ngx_http_clawd_store_redis;
 

@@ -12,9 +12,6 @@
 #include <ngx_config.h>
 #include <ngx_core.h>
 #include <ngx_event.h>
-#if (NGX_THREADS)
-#include <ngx_thread_pool.h>
-#endif
 
 #include "ngx_http_clawd_accounts.h"
 #include "ngx_http_clawd_cache.h"
@@ -43,9 +40,7 @@ typedef struct {
     ngx_array_t                   plans;   /* ngx_http_clawd_plan_t */
     ngx_http_clawd_redis_conf_t  *redis;   /* NULL: the store is the zone */
     ngx_str_t                     state;   /* null-terminated path, or empty */
-#if (NGX_THREADS)
-    ngx_thread_pool_t            *threads;
-#endif
+    ngx_path_t                    manager; /* by which NGINX has it written */
     ngx_uint_t                    enabled; /* unsigned  enabled:1; */
 } ngx_http_clawd_ledger_conf_t;
 
@@ -262,10 +257,6 @@ struct ngx_http_clawd_ledger_s {
     ngx_log_t                    *log;
     ngx_event_t                   tick;
     ngx_uint_t                    ticks;
-#if (NGX_THREADS)
-    ngx_thread_pool_t            *threads;    /* NULL: files are written in the
-                                                 worker's own turn */
-#endif
 
     /* of the store in Redis */
     ngx_http_clawd_redis_t       *link;
