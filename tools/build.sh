@@ -30,7 +30,7 @@ jobs=$(nproc)
 strict="-std=gnu11 -Wall -Wextra -Wno-unused-parameter -Wvla -Wformat=2"
 strict="$strict -Wmissing-prototypes -Wdeclaration-after-statement"
 strict="$strict -Wpointer-arith"
-hardened="-O2 -g -fstack-protector-strong -D_FORTIFY_SOURCE=2 -fPIC"
+hardened="-O2 -g -fno-plt -fstack-protector-strong -D_FORTIFY_SOURCE=2 -fPIC"
 
 # The features that the tests use, as Debian's NGINX has them.
 

@@ -187,7 +187,8 @@ ngx_http_clawd_header_bearer(ngx_table_elt_t *h, ngx_http_clawd_cred_t *cred)
     }
 
     if (last - p < 7
-        || ngx_strncasecmp(p, (u_char *) "bearer", 6) != 0
+        || (ngx_memcmp(p, "Bearer", 6) != 0
+            && ngx_strncasecmp(p, (u_char *) "bearer", 6) != 0)
         || (p[6] != ' ' && p[6] != '\t'))
     {
         cred->bad = 1;

@@ -69,7 +69,7 @@ ngx_http_clawd_accounts_init(ngx_http_clawd_zone_t *zone, void *area)
     u_char  boot[4];
 
     if (RAND_bytes(boot, sizeof(boot)) != 1
-        || RAND_bytes(a->key, sizeof(a->key)) != 1)
+        || RAND_bytes((u_char *) &a->seed, sizeof(a->seed)) != 1)
     {
         return NGX_ERROR;
     }
@@ -112,19 +112,21 @@ ngx_http_clawd_accounts_fit(size_t bytes, size_t size)
 }
 
 
-/* names are an admin's, not an attacker's: a plain hash with a key is enough */
+/* names are an admin's, not an attacker's: a plain hash with a seed is enough */
 
 uint32_t
 ngx_http_clawd_account_hash(ngx_http_clawd_accounts_t *a, ngx_str_t *name)
 {
+    size_t    i;
     uint32_t  hash;
 
-    ngx_crc32_init(hash);
-    ngx_crc32_update(&hash, a->key, sizeof(a->key));
-    ngx_crc32_update(&hash, name->data, name->len);
-    ngx_crc32_final(hash);
+    hash = a->seed;
 
-    return hash;
+    for (i = 0; i < name->len; i++) {
+        hash = (hash ^ name->data[i]) * 16777619;
+    }
+
+    return hash ^ (hash >> 16);
 }
 
 
@@ -298,29 +300,30 @@ ngx_http_clawd_flight_find(ngx_http_clawd_accounts_t *a)
 static void
 ngx_http_clawd_flight_rid(ngx_http_clawd_zone_t *zone, u_char *rid)
 {
-    u_char                     *p;
-    uint64_t                    n;
-    u_char                      head[4], count[8];
-    ngx_uint_t                  i, generation;
+    u_char         *p, *digit;
+    ngx_uint_t      generation;
+    u_char          process[4];
 
-    static uint64_t             last;
+    static u_char   count[] = "0000000000000000";
 
     generation = zone->proc ? zone->proc->generation : 0;
 
-    head[0] = (u_char) (ngx_process_slot >> 8);
-    head[1] = (u_char) ngx_process_slot;
-    head[2] = (u_char) (generation >> 8);
-    head[3] = (u_char) generation;
+    process[0] = (u_char) (ngx_process_slot >> 8);
+    process[1] = (u_char) ngx_process_slot;
+    process[2] = (u_char) (generation >> 8);
+    process[3] = (u_char) generation;
 
-    n = ++last;
+    /* counted as text, since each request needs one */
 
-    for (i = 0; i < 8; i++) {
-        count[7 - i] = (u_char) (n >> (8 * i));
+    for (digit = count + 15; *digit == 'f'; digit--) {
+        *digit = '0';
     }
 
+    *digit = (*digit == '9') ? 'a' : *digit + 1;
+
     p = ngx_cpymem(rid, ngx_http_clawd_accounts(zone)->boot, 8);
-    p = ngx_hex_dump(p, head, sizeof(head));
-    (void) ngx_hex_dump(p, count, sizeof(count));
+    p = ngx_hex_dump(p, process, sizeof(process));
+    ngx_memcpy(p, count, 16);
 }
 
 

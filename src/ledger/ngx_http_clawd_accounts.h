@@ -99,7 +99,7 @@ typedef struct {
 
     ngx_uint_t                   naccounts;
     ngx_http_clawd_account_t    *accounts;     /* in the zone */
-    u_char                       key[16];      /* of their hash */
+    uint32_t                     seed;         /* of their hash */
 
     ngx_uint_t                   nflights;
     ngx_http_clawd_flight_t     *flights;      /* in the zone */

@@ -44,7 +44,13 @@ static ngx_uint_t  ngx_http_clawd_tz_next;
 int64_t
 ngx_http_clawd_month_of_day(int64_t day)
 {
-    int64_t  month;
+    int64_t         month;
+
+    static int64_t  last_day, last_month;    /* day 0 is of month 0 */
+
+    if (day == last_day) {
+        return last_month;
+    }
 
     /* 4800 months have 146097 days, so that this is one month off at most */
 
@@ -57,6 +63,9 @@ ngx_http_clawd_month_of_day(int64_t day)
     while (ngx_http_clawd_day_of_month(month + 1) <= day) {
         month++;
     }
+
+    last_day = day;
+    last_month = month;
 
     return month;
 }

@@ -95,6 +95,14 @@ ngx_http_clawd_identify(ngx_http_clawd_ledger_t *ledger,
     ngx_str_t                *name;
     ngx_http_clawd_record_t  *records[NGX_HTTP_CLAWD_STEPS];
 
+    if (ledger->link && ask->records == NULL) {
+        ask->records = ngx_pcalloc(ask->pool, NGX_HTTP_CLAWD_STEPS
+                                          * sizeof(ngx_http_clawd_record_t));
+        if (ask->records == NULL) {
+            return ngx_http_clawd_nobody(ask, NGX_HTTP_CLAWD_NOBODY_DOWN);
+        }
+    }
+
     ngx_memzero(records, sizeof(records));
 
     name = &ask->user;
@@ -397,7 +405,11 @@ ngx_http_clawd_identity_make(ngx_http_clawd_ledger_t *ledger,
     who->user = user;
     who->plan = plan;
 
-    if (ngx_http_clawd_identity_keep(ask->pool, who) != NGX_OK) {
+    /* what the configuration says does last */
+
+    if (ledger->link
+        && ngx_http_clawd_identity_keep(ask->pool, who) != NGX_OK)
+    {
         ask->nobody = NGX_HTTP_CLAWD_NOBODY_DOWN;
         return NGX_ERROR;
     }

@@ -111,7 +111,7 @@ typedef struct {
     ngx_http_clawd_lookup_t      *lookup;     /* what is waited for */
     ngx_msec_t                    since;      /* the link is waited for */
     ngx_uint_t                    waited;
-    ngx_http_clawd_record_t       records[NGX_HTTP_CLAWD_STEPS];
+    ngx_http_clawd_record_t      *records;    /* of each step, with Redis */
     unsigned                      known[NGX_HTTP_CLAWD_STEPS];
 } ngx_http_clawd_ask_t;
 

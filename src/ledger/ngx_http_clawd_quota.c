@@ -18,7 +18,7 @@ static int64_t ngx_http_clawd_quota_full(int64_t tat, int64_t q, int64_t limit,
 static ngx_uint_t ngx_http_clawd_quota_over(int64_t count, int64_t q,
     int64_t limit);
 static ngx_int_t ngx_http_clawd_quota_admit(ngx_http_clawd_usage_t *u,
-    int64_t *limits, int64_t live, int64_t est, int64_t now,
+    int64_t *limits, int64_t live, int64_t est, int64_t now, int64_t *tats,
     ngx_http_clawd_limit_e *limit);
 static int64_t ngx_http_clawd_quota_minute_when(int64_t tat, ngx_uint_t over,
     int64_t end, int64_t q, int64_t limit, int64_t now);
@@ -72,28 +72,21 @@ ngx_http_clawd_quota_reserve(ngx_http_clawd_usage_t *u,
     ngx_http_clawd_terms_t *terms, int64_t live, int64_t est, int64_t now,
     ngx_http_clawd_windows_t *windows, ngx_http_clawd_limit_e *limit)
 {
-    int64_t  *limits;
+    int64_t  tats[2];
 
-    limits = terms->limits;
     est = ngx_http_clawd_quota_clamp(est);
 
     ngx_http_clawd_quota_roll(u, terms, now);
 
-    if (ngx_http_clawd_quota_admit(u, limits, live, est, now, limit)
+    if (ngx_http_clawd_quota_admit(u, terms->limits, live, est, now, tats,
+                                   limit)
         != NGX_OK)
     {
         return NGX_DECLINED;
     }
 
-    if (limits[NGX_HTTP_CLAWD_LIMIT_RPM] >= 0) {
-        u->request_tat = ngx_http_clawd_quota_full(u->request_tat, 1,
-                                       limits[NGX_HTTP_CLAWD_LIMIT_RPM], now);
-    }
-
-    if (limits[NGX_HTTP_CLAWD_LIMIT_TPM] >= 0) {
-        u->token_tat = ngx_http_clawd_quota_full(u->token_tat, est,
-                                       limits[NGX_HTTP_CLAWD_LIMIT_TPM], now);
-    }
+    u->request_tat = tats[0];
+    u->token_tat = tats[1];
 
     u->minute_requests = ngx_http_clawd_quota_clamp(u->minute_requests + 1);
     u->minute_tokens = ngx_http_clawd_quota_clamp(u->minute_tokens + est);
@@ -322,15 +315,22 @@ ngx_http_clawd_quota_over(int64_t count, int64_t q, int64_t limit)
 }
 
 
-/* changes nothing of the usage: what is refused must cost nothing */
+/*
+ * Changes nothing of the usage: what is refused must cost nothing.  tats are
+ * those of requests and tokens as they become when it is admitted.
+ */
 
 static ngx_int_t
 ngx_http_clawd_quota_admit(ngx_http_clawd_usage_t *u, int64_t *limits,
-    int64_t live, int64_t est, int64_t now, ngx_http_clawd_limit_e *limit)
+    int64_t live, int64_t est, int64_t now, int64_t *tats,
+    ngx_http_clawd_limit_e *limit)
 {
     int64_t  max, until;
 
     until = now + NGX_HTTP_CLAWD_QUOTA_MINUTE;
+
+    tats[0] = u->request_tat;
+    tats[1] = u->token_tat;
 
     *limit = NGX_HTTP_CLAWD_LIMIT_CONCURRENCY;
     max = limits[*limit];
@@ -342,21 +342,33 @@ ngx_http_clawd_quota_admit(ngx_http_clawd_usage_t *u, int64_t *limits,
     *limit = NGX_HTTP_CLAWD_LIMIT_RPM;
     max = limits[*limit];
 
-    if (max >= 0
-        && (ngx_http_clawd_quota_over(u->minute_requests, 1, max)
-            || ngx_http_clawd_quota_full(u->request_tat, 1, max, now) > until))
-    {
-        return NGX_DECLINED;
+    if (max >= 0) {
+
+        if (ngx_http_clawd_quota_over(u->minute_requests, 1, max)) {
+            return NGX_DECLINED;
+        }
+
+        tats[0] = ngx_http_clawd_quota_full(tats[0], 1, max, now);
+
+        if (tats[0] > until) {
+            return NGX_DECLINED;
+        }
     }
 
     *limit = NGX_HTTP_CLAWD_LIMIT_TPM;
     max = limits[*limit];
 
-    if (max >= 0
-        && (ngx_http_clawd_quota_over(u->minute_tokens, est, max)
-            || ngx_http_clawd_quota_full(u->token_tat, est, max, now) > until))
-    {
-        return NGX_DECLINED;
+    if (max >= 0) {
+
+        if (ngx_http_clawd_quota_over(u->minute_tokens, est, max)) {
+            return NGX_DECLINED;
+        }
+
+        tats[1] = ngx_http_clawd_quota_full(tats[1], est, max, now);
+
+        if (tats[1] > until) {
+            return NGX_DECLINED;
+        }
     }
 
     *limit = NGX_HTTP_CLAWD_LIMIT_DAY;

@@ -155,6 +155,12 @@ ngx_http_clawd_api_raw_path(u_char *p, u_char *last)
     while (p < last) {
         ch = *p++;
 
+        /* most are of words */
+
+        if (ch >= 'a' && ch <= 'z') {
+            continue;
+        }
+
         if (ch == '%') {
 
             if (last - p < 2) {

@@ -14,6 +14,10 @@
 #include <openssl/crypto.h>
 #include <openssl/sha.h>
 
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
 
 ngx_int_t
 ngx_http_clawd_digest(u_char *digest, u_char *p, size_t len)
@@ -41,13 +45,36 @@ ngx_http_clawd_digest_equal(const u_char *a, const u_char *b)
 ngx_int_t
 ngx_http_clawd_token_valid(u_char *p, size_t len)
 {
-    u_char  *last;
+    u_char   *last;
+#if defined(__SSE2__)
+    __m128i   v, good;
+#endif
 
     if (len == 0 || len > NGX_HTTP_CLAWD_TOKEN_MAX) {
         return NGX_DECLINED;
     }
 
-    for (last = p + len; p < last; p++) {
+    last = p + len;
+
+#if defined(__SSE2__)
+
+    /* bytes from 0x80 on are below zero here */
+
+    for ( /* void */ ; last - p >= 16; p += 16) {
+        v = _mm_loadu_si128((const __m128i *) p);
+
+        good = _mm_and_si128(_mm_cmpgt_epi8(v, _mm_set1_epi8(0x20)),
+                             _mm_cmpgt_epi8(_mm_set1_epi8(0x7f), v));
+        good = _mm_andnot_si128(_mm_cmpeq_epi8(v, _mm_set1_epi8(',')), good);
+
+        if (_mm_movemask_epi8(good) != 0xffff) {
+            return NGX_DECLINED;
+        }
+    }
+
+#endif
+
+    for ( /* void */ ; p < last; p++) {
         if (*p <= 0x20 || *p >= 0x7f || *p == ',') {
             return NGX_DECLINED;
         }

@@ -120,9 +120,9 @@ ngx_http_clawd_model_check(ngx_str_t *name)
     for (i = 0; i < name->len; i++) {
         ch = name->data[i];
 
-        if ((ch >= '0' && ch <= ':')         /* digits and the colon */
+        if ((ch >= 'a' && ch <= 'z')
+            || (ch >= '0' && ch <= ':')      /* digits and the colon */
             || (ch >= '@' && ch <= 'Z')      /* '@' and capitals */
-            || (ch >= 'a' && ch <= 'z')
             || (ch >= '-' && ch <= '/')      /* '-', '.' and '/' */
             || ch == '_' || ch == '+')
         {

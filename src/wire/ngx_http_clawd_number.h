@@ -17,7 +17,8 @@
 static ngx_inline u_char *
 ngx_http_clawd_number(u_char *p, uint64_t n)
 {
-    u_char      *last, buf[20];
+    size_t       len;
+    u_char      *last;
     const char  *pair;
 
     /* two digits at a time: divisions are what it costs */
@@ -29,7 +30,21 @@ ngx_http_clawd_number(u_char *p, uint64_t n)
         "6061626364656667686970717273747576777879"
         "8081828384858687888990919293949596979899";
 
-    last = buf + sizeof(buf);
+    static const uint64_t  powers[] = {
+        1ULL, 10ULL, 100ULL, 1000ULL, 10000ULL, 100000ULL, 1000000ULL,
+        10000000ULL, 100000000ULL, 1000000000ULL, 10000000000ULL,
+        100000000000ULL, 1000000000000ULL, 10000000000000ULL,
+        100000000000000ULL, 1000000000000000ULL, 10000000000000000ULL,
+        100000000000000000ULL, 1000000000000000000ULL,
+        10000000000000000000ULL
+    };
+
+    /* the decimal logarithm is 0.301 of the binary one, or one more */
+
+    len = (64 - __builtin_clzll(n | 1)) * 1233 >> 12;
+    len += ((n | 1) >= powers[len]);
+
+    last = p + len;
 
     while (n >= 100) {
         pair = &pairs[2 * (n % 100)];
@@ -47,7 +62,7 @@ ngx_http_clawd_number(u_char *p, uint64_t n)
         *--last = (u_char) ('0' + n);
     }
 
-    return ngx_cpymem(p, last, buf + sizeof(buf) - last);
+    return p + len;
 }
 
 

@@ -456,6 +456,17 @@ class Gateway:
         self.process.send_signal(signal.SIGHUP)
 
     def workers(self, old=False):
+        return [pid for pid, title in self.children()
+                if "worker process" in title
+                and (old or "shutting" not in title)]
+
+    def manager(self):
+        """Which writes the file of the zone's ledger; None without one."""
+
+        return next((pid for pid, title in self.children()
+                     if "cache manager" in title), None)
+
+    def children(self):
         path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}")
         found = []
         try:
@@ -464,12 +475,10 @@ class Gateway:
             return []
         for pid in children:
             try:
-                title = Path(f"/proc/{pid}/cmdline").read_bytes()
+                title = Path(f"/proc/{pid}/cmdline").read_text()
             except OSError:
                 continue
-            if b"worker process" in title \
-                    and (old or b"shutting" not in title):
-                found.append(int(pid))
+            found.append((int(pid), title))
         return sorted(found)
 
     def kill_worker(self, pid):
@@ -552,18 +561,24 @@ def body_of(user, script="", model="llama3", max_tokens=20, stream=False,
 
 
 class Stream:
-    """A request whose answer goes on until it is released or left."""
+    """A request whose answer goes on until it is released or left.  A slow one
+    comes without its last byte: see finish()."""
 
     def __init__(self, gateway, token, user, script="hold=30", path="/v1",
-                 max_tokens=20):
+                 max_tokens=20, slow=False):
         body = body_of(user, script, max_tokens=max_tokens, stream=True)
         self.socket = socket.create_connection(("127.0.0.1", gateway.port), 10)
-        self.socket.sendall(
+        request = (
             b"POST %s/chat/completions HTTP/1.1\r\nHost: a\r\n"
             b"X-Who: %s\r\nAuthorization: Bearer %s\r\nContent-Length: %d\r\n"
             b"Content-Type: application/json\r\n\r\n%s"
             % (path.encode(), user.encode(), token.encode(), len(body), body))
+        self.rest = request[-1:] if slow else b""
+        self.socket.sendall(request[:-1] if slow else request)
         self.data = b""
+
+    def finish(self):
+        self.socket.sendall(self.rest)
 
     def status(self):
         while b"\r\n\r\n" not in self.data:

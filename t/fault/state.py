@@ -8,12 +8,14 @@ back the file's rename, and moves the clock.
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 
-from harness import (Folder, Gateway, Report, Upstream, noon_zone, wait_for)
+from harness import (Folder, Gateway, Report, Stream, Upstream, noon_zone,
+                     wait_for)
 
 # rename() waits while there is a file GATE; the clock is CLOCK seconds off.
 
@@ -327,8 +329,66 @@ def fails(report):
     scene.close()
 
 
+def manager(report):
+    """Who writes the file dies in the middle of it; then it stands still."""
+
+    scene = Scene(report, plans(tokens_per_day=100000, tz=noon_zone())).start()
+    report.equal("a request", scene.chat("alice").status, 200)
+
+    for pid in scene.gateway.workers():
+        status = open(f"/proc/{pid}/status").read()
+        report.check("a worker has no threads", "Threads:\t1\n" in status)
+
+    scene.gate.touch()
+    box = scene.later("alice", 60000)
+    scene.writing()
+    first = scene.gateway.manager()
+    os.kill(first, signal.SIGKILL)
+    wait_for("another manager",
+             lambda: scene.gateway.manager() not in (None, first))
+    report.check("the request waits", not box)
+    scene.gate.unlink()
+    wait_for("the end of the request", lambda: box)
+    report.equal("another one writes the file", box, [200])
+    wait_for("the settlement", lambda: scene.used("alice") < 60000)
+
+    os.kill(scene.gateway.manager(), signal.SIGSTOP)
+    few = "fast tokens=10,10"
+    report.equal("without one a worker does",
+                 scene.chat("bob", 60000, few).status, 200)
+    report.check("which is in the file", scene.kept("bob") >= 60000)
+    os.kill(scene.gateway.manager(), signal.SIGCONT)
+
+    # when NGINX ends the manager does at once, and who is served not yet
+
+    late = Stream(scene.gateway, "token-of-bob", "bob", few, slow=True,
+                  max_tokens=90000)
+    wait_for("it and the scrape", lambda: scene.gateway.metric(
+        "clawdbot_nginx_connections", state="writing") == 2)
+    scene.gateway.process.send_signal(signal.SIGQUIT)
+    wait_for("the manager's end", lambda: scene.gateway.manager() is None)
+    late.finish()
+    report.equal("the last one is served", late.status(), 200)
+    late.to_end()
+    late.close()
+    scene.close()
+
+
+def reloaded(report):
+    """The manager of the new configuration writes for the old workers."""
+
+    scene = Scene(report, plans(tokens_per_day=100000, tz=noon_zone())).start()
+    report.equal("a request", scene.chat("alice").status, 200)
+    first = scene.gateway.manager()
+    scene.reload()
+    wait_for("one new manager", lambda: scene.gateway.manager() != first)
+    report.equal("and more", scene.chat("alice", 60000).status, 200)
+    report.check("which are in the file", scene.kept("alice") >= 20)
+    scene.close()
+
+
 PARTS = {part.__name__: part for part in (asked, lowered, west, back, damaged,
-                                          added, fails)}
+                                          added, fails, manager, reloaded)}
 
 
 def main():
