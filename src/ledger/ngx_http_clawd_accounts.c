@@ -112,7 +112,7 @@ ngx_http_clawd_accounts_fit(size_t bytes, size_t size)
 }
 
 
-/* names are an admin's, not an attacker's: a plain hash with a seed is enough */
+/* names are an admin's, not an attacker's: a plain hash, seeded, is enough */
 
 uint32_t
 ngx_http_clawd_account_hash(ngx_http_clawd_accounts_t *a, ngx_str_t *name)

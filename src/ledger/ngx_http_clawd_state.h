@@ -38,8 +38,9 @@ typedef struct {
 
 /*
  * Replaces the file: writes path.tmp beside it, syncs it, renames it, syncs
- * the folder, which takes as long as the disk does.  path is null-terminated.  NGX_OK; or NGX_ERROR with errno and *what, static text
- * such as "open" or "rename", telling what failed; the old file is as it was.
+ * the folder, which takes as long as the disk does.  path is null-terminated.
+ * NGX_OK; or NGX_ERROR with errno and *what, static text such as "open" or
+ * "rename", telling what failed; the old file is as it was.
  */
 ngx_int_t ngx_http_clawd_state_write(ngx_str_t *path,
     ngx_http_clawd_state_t *state, const char **what);
