@@ -13,6 +13,7 @@ static ngx_int_t ngx_http_clawd_init(ngx_conf_t *cf);
 static ngx_int_t ngx_http_clawd_push(ngx_conf_t *cf, ngx_http_phases phase,
     ngx_http_handler_pt handler);
 static ngx_int_t ngx_http_clawd_init_module(ngx_cycle_t *cycle);
+static ngx_http_clawd_main_conf_t *ngx_http_clawd_old_conf(void);
 static ngx_int_t ngx_http_clawd_init_process(ngx_cycle_t *cycle);
 static void ngx_http_clawd_exit_process(ngx_cycle_t *cycle);
 static void ngx_http_clawd_exit_master(ngx_cycle_t *cycle);
@@ -263,7 +264,7 @@ ngx_http_clawd_filter_init(ngx_conf_t *cf)
 static ngx_int_t
 ngx_http_clawd_init_module(ngx_cycle_t *cycle)
 {
-    ngx_http_clawd_main_conf_t  *cmcf;
+    ngx_http_clawd_main_conf_t  *cmcf, *old;
 
     cmcf = ngx_http_cycle_get_module_main_conf(cycle, ngx_http_clawd_module);
 
@@ -271,9 +272,39 @@ ngx_http_clawd_init_module(ngx_cycle_t *cycle)
         return NGX_OK;
     }
 
-    ngx_http_clawd_ledger_use(cycle, &cmcf->ledger_conf);
+    old = ngx_http_clawd_old_conf();
+
+    ngx_http_clawd_ledger_use(cycle, &cmcf->ledger_conf,
+                              (old && old->ledger_conf.enabled)
+                              ? &old->ledger_conf : NULL);
 
     return NGX_OK;
+}
+
+
+/* of the configuration that a reload replaces, if it had this very module */
+
+static ngx_http_clawd_main_conf_t *
+ngx_http_clawd_old_conf(void)
+{
+    ngx_uint_t   i;
+    ngx_cycle_t  *cycle;
+
+    cycle = (ngx_cycle_t *) ngx_cycle;
+
+    if (ngx_is_init_cycle(cycle)) {
+        return NULL;
+    }
+
+    for (i = 0; cycle->modules[i]; i++) {
+
+        if (cycle->modules[i] == &ngx_http_clawd_module) {
+            return ngx_http_cycle_get_module_main_conf(cycle,
+                                                       ngx_http_clawd_module);
+        }
+    }
+
+    return NULL;
 }
 
 

@@ -246,6 +246,7 @@ ngx_http_clawd_flight_take(ngx_http_clawd_zone_t *zone, ngx_str_t *user)
 
     f->s.tpm = NGX_HTTP_CLAWD_UNLIMITED;
     f->since = ngx_current_msec;
+    f->beaten = 0;
     f->account = a->naccounts;
     f->upstream = 0;
     f->local = 0;
@@ -275,7 +276,7 @@ ngx_http_clawd_flight_find(ngx_http_clawd_accounts_t *a)
         next = (ngx_uint_t) ngx_process_slot * 61;
     }
 
-    for (i = 0; i < a->nflights; i++) {
+    for (i = 0; i < a->nflights + NGX_HTTP_CLAWD_FLIGHTS_WARM; i++) {
 
         if (ngx_http_clawd_nwarm) {
             n = ngx_http_clawd_warm[--ngx_http_clawd_nwarm];

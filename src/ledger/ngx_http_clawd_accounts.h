@@ -107,6 +107,7 @@ typedef struct {
     /* of the file: who saves, the clock minute up to which it holds */
     ngx_atomic_t                 wanted;       /* a request waits for it */
     ngx_atomic_t                 saver;        /* pid or 0 */
+    ngx_atomic_t                 failures;     /* of savers, ever */
     ngx_atomic_t                 loaded;
     ngx_atomic_t                 path;         /* hash of its name; 0: none */
     ngx_atomic_t                 minute;

@@ -41,6 +41,7 @@ typedef struct {
     ngx_http_clawd_redis_conf_t  *redis;   /* NULL: the store is the zone */
     ngx_str_t                     state;   /* null-terminated path, or empty */
     ngx_path_t                    manager; /* by which NGINX has it written */
+    ngx_event_t                   look;    /* in the cache manager */
     ngx_uint_t                    enabled; /* unsigned  enabled:1; */
 } ngx_http_clawd_ledger_conf_t;
 
@@ -162,6 +163,9 @@ struct ngx_http_clawd_hold_s {
     ngx_event_t                   timer;      /* waits for a file, or for the
                                                  link's first word */
     ngx_msec_t                    asked;
+    ngx_msec_t                    idle;       /* since then nobody writes the
+                                                 file */
+    ngx_atomic_uint_t             failures;   /* to write it, when it asked */
     uint32_t                      hash;
     ngx_uint_t                    nriders;    /* settlements in cmd */
     ngx_http_clawd_flight_t      *riders[NGX_HTTP_CLAWD_RIDERS_MAX];
@@ -198,7 +202,8 @@ void ngx_http_clawd_hold_end(ngx_http_clawd_hold_t *hold, int64_t actual);
  * The process's ledger, from init_process; NULL on allocation failure.  In the
  * master, load() brings the zone the file that it has not seen, NGX_ERROR after
  * a message; use() makes the configuration's file the one that is kept from now
- * on; and save() leaves exact counts there when all workers have ended.
+ * on, old being the replaced configuration's or NULL; and save() leaves exact
+ * counts there when all workers have ended.
  */
 ngx_http_clawd_ledger_t *ngx_http_clawd_ledger_create(ngx_cycle_t *cycle,
     ngx_http_clawd_ledger_conf_t *conf);
@@ -206,7 +211,7 @@ void ngx_http_clawd_ledger_destroy(ngx_http_clawd_ledger_t *ledger);
 ngx_int_t ngx_http_clawd_ledger_load(ngx_http_clawd_zone_t *zone,
     ngx_http_clawd_ledger_conf_t *conf, ngx_log_t *log);
 void ngx_http_clawd_ledger_use(ngx_cycle_t *cycle,
-    ngx_http_clawd_ledger_conf_t *conf);
+    ngx_http_clawd_ledger_conf_t *conf, ngx_http_clawd_ledger_conf_t *old);
 void ngx_http_clawd_ledger_save(ngx_cycle_t *cycle,
     ngx_http_clawd_ledger_conf_t *conf);
 

@@ -15,6 +15,9 @@
 /* the cache manager looks so often whether the file is wanted, in ms */
 #define NGX_HTTP_CLAWD_SAVE_LOOK      10
 
+/* for what has nothing to do there, in ms */
+#define NGX_HTTP_CLAWD_SAVE_HOUR      3600000
+
 
 /* a save: what goes to the file, and what follows from it */
 
@@ -32,8 +35,10 @@ typedef struct {
 
 static void ngx_http_clawd_save_manage(ngx_cycle_t *cycle,
     ngx_http_clawd_ledger_conf_t *conf);
-static ngx_msec_t ngx_http_clawd_save_look(void *data);
+static ngx_msec_t ngx_http_clawd_save_begin(void *data);
+static void ngx_http_clawd_save_look(ngx_event_t *ev);
 static ngx_uint_t ngx_http_clawd_save_claim(ngx_http_clawd_accounts_t *a);
+static ngx_uint_t ngx_http_clawd_save_alive(ngx_atomic_uint_t saver);
 static ngx_http_clawd_save_t *ngx_http_clawd_save_make(
     ngx_http_clawd_zone_t *zone, ngx_http_clawd_ledger_conf_t *conf,
     ngx_log_t *log);
@@ -47,6 +52,8 @@ static void ngx_http_clawd_save_lower(ngx_http_clawd_ceiling_t *ceiling,
     ngx_http_clawd_usage_t *u);
 static ngx_int_t ngx_http_clawd_save_run(ngx_http_clawd_save_t *save);
 static void ngx_http_clawd_save_publish(ngx_http_clawd_save_t *save);
+static void ngx_http_clawd_save_retire(ngx_http_clawd_ledger_conf_t *old,
+    ngx_http_clawd_accounts_t *a, ngx_atomic_uint_t name);
 static ngx_int_t ngx_http_clawd_load_user(ngx_http_clawd_zone_t *zone,
     ngx_http_clawd_state_user_t *user);
 
@@ -100,6 +107,10 @@ ngx_http_clawd_save(ngx_http_clawd_ledger_conf_t *conf, ngx_log_t *log)
 
 done:
 
+    if (rc != NGX_OK) {
+        a->failures++;
+    }
+
     ngx_memory_barrier();
     a->saver = 0;
 
@@ -124,7 +135,7 @@ ngx_http_clawd_save_manage(ngx_cycle_t *cycle,
 
     if (path) {
         conf->manager.name = conf->state;
-        conf->manager.manager = ngx_http_clawd_save_look;
+        conf->manager.manager = ngx_http_clawd_save_begin;
         conf->manager.data = conf;
 
         *path = &conf->manager;
@@ -132,41 +143,62 @@ ngx_http_clawd_save_manage(ngx_cycle_t *cycle,
 }
 
 
-/* in the cache manager; the time until it is called again */
+/*
+ * The cache manager calls all managers when the first wants to be: those of
+ * caches must not be called as often as we look, so that has its own timer.
+ */
 
 static ngx_msec_t
-ngx_http_clawd_save_look(void *data)
+ngx_http_clawd_save_begin(void *data)
 {
     ngx_http_clawd_ledger_conf_t *conf = data;
 
-    ngx_http_clawd_accounts_t  *a;
+    ngx_event_t  *ev;
 
+    ev = &conf->look;
+
+    if (!ev->timer_set) {
+        ev->handler = ngx_http_clawd_save_look;
+        ev->data = conf;
+        ev->log = ngx_cycle->log;
+
+        ngx_add_timer(ev, NGX_HTTP_CLAWD_SAVE_LOOK);
+    }
+
+    return NGX_HTTP_CLAWD_SAVE_HOUR;
+}
+
+
+static void
+ngx_http_clawd_save_look(ngx_event_t *ev)
+{
+    ngx_http_clawd_accounts_t     *a;
+    ngx_http_clawd_ledger_conf_t  *conf;
+
+    conf = ev->data;
     a = ngx_http_clawd_accounts(ngx_http_clawd_zone(conf->zone));
 
     /* a reload may have named another file, which another process writes */
 
     if (a->wanted && ngx_http_clawd_save_name(conf) == a->path) {
-        (void) ngx_http_clawd_save(conf, ngx_cycle->log);
+        (void) ngx_http_clawd_save(conf, ev->log);
     }
 
-    return NGX_HTTP_CLAWD_SAVE_LOOK;
+    ngx_add_timer(ev, NGX_HTTP_CLAWD_SAVE_LOOK);
 }
 
 
 ngx_uint_t
 ngx_http_clawd_save_busy(ngx_http_clawd_accounts_t *a)
 {
-    ngx_atomic_uint_t  saver;
-
-    saver = a->saver;
-
-    return saver
-           && (saver == (ngx_atomic_uint_t) ngx_pid
-               || kill((ngx_pid_t) saver, 0) == 0 || ngx_errno != ESRCH);
+    return ngx_http_clawd_save_alive(a->saver);
 }
 
 
-/* 1 when this process may save: nobody else does, or who did has died */
+/*
+ * 1 when this process may save: nobody else does, or who did has died.  Who is
+ * looked at must be who is replaced: it may end meanwhile, and begin again.
+ */
 
 static ngx_uint_t
 ngx_http_clawd_save_claim(ngx_http_clawd_accounts_t *a)
@@ -175,8 +207,18 @@ ngx_http_clawd_save_claim(ngx_http_clawd_accounts_t *a)
 
     saver = a->saver;
 
-    return !ngx_http_clawd_save_busy(a)
+    return !ngx_http_clawd_save_alive(saver)
            && ngx_atomic_cmp_set(&a->saver, saver, ngx_pid);
+}
+
+
+/* one of this process's id has died: a save is over before another begins */
+
+static ngx_uint_t
+ngx_http_clawd_save_alive(ngx_atomic_uint_t saver)
+{
+    return saver && saver != (ngx_atomic_uint_t) ngx_pid
+           && (kill((ngx_pid_t) saver, 0) == 0 || ngx_errno != ESRCH);
 }
 
 
@@ -564,7 +606,7 @@ ngx_http_clawd_load_user(ngx_http_clawd_zone_t *zone,
 
 void
 ngx_http_clawd_ledger_use(ngx_cycle_t *cycle,
-    ngx_http_clawd_ledger_conf_t *conf)
+    ngx_http_clawd_ledger_conf_t *conf, ngx_http_clawd_ledger_conf_t *old)
 {
     ngx_uint_t                  i;
     ngx_atomic_uint_t           name;
@@ -580,7 +622,15 @@ ngx_http_clawd_ledger_use(ngx_cycle_t *cycle,
         ngx_http_clawd_save_manage(cycle, conf);
     }
 
-    if (name == a->path || ngx_test_config) {
+    if (ngx_test_config) {
+        return;
+    }
+
+    if (old) {
+        ngx_http_clawd_save_retire(old, a, name);
+    }
+
+    if (name == a->path) {
         return;
     }
 
@@ -619,6 +669,25 @@ ngx_http_clawd_ledger_use(ngx_cycle_t *cycle,
 }
 
 
+/*
+ * A zone of another name or size is what a reload gives to new workers alone:
+ * the old one, which knows nothing of what they use, must not write the file.
+ */
+
+static void
+ngx_http_clawd_save_retire(ngx_http_clawd_ledger_conf_t *old,
+    ngx_http_clawd_accounts_t *a, ngx_atomic_uint_t name)
+{
+    ngx_http_clawd_accounts_t  *other;
+
+    other = ngx_http_clawd_accounts(ngx_http_clawd_zone(old->zone));
+
+    if (other != a && name && other->path == name) {
+        other->path = 0;
+    }
+}
+
+
 void
 ngx_http_clawd_ledger_save(ngx_cycle_t *cycle,
     ngx_http_clawd_ledger_conf_t *conf)
@@ -631,6 +700,12 @@ ngx_http_clawd_ledger_save(ngx_cycle_t *cycle,
     a = ngx_http_clawd_accounts(zone);
 
     if (conf->redis || conf->state.len == 0 || !a->loaded) {
+        return;
+    }
+
+    /* of two NGINXs, after an upgrade, the file is the new one's */
+
+    if (ngx_new_binary) {
         return;
     }
 

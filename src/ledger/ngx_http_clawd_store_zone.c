@@ -13,7 +13,7 @@
 /* who waits for the file looks again so often, in ms */
 #define NGX_HTTP_CLAWD_SAVE_POLL      5
 
-/* …writes it itself, in its turn, when nobody has begun to, after */
+/* …writes it itself, in its turn, when nobody has been at it for so long */
 #define NGX_HTTP_CLAWD_SAVE_TAKEN     200
 
 /* …and gives up after */
@@ -31,6 +31,7 @@ static void ngx_http_clawd_zone_waited(ngx_event_t *ev);
 static void ngx_http_clawd_zone_look(ngx_http_clawd_hold_t *hold);
 static void ngx_http_clawd_zone_settle(ngx_http_clawd_ledger_t *ledger,
     ngx_http_clawd_flight_t *f);
+static ngx_uint_t ngx_http_clawd_zone_past(ngx_http_clawd_account_t *acc);
 static void ngx_http_clawd_zone_tick(ngx_http_clawd_ledger_t *ledger);
 static ngx_int_t ngx_http_clawd_zone_save(ngx_http_clawd_hold_t *hold);
 
@@ -61,6 +62,8 @@ ngx_http_clawd_zone_reserve(ngx_http_clawd_hold_t *hold)
 
     if (hold->rc == NGX_AGAIN) {
         hold->asked = ngx_current_msec;
+        hold->idle = ngx_current_msec;
+        hold->failures = hold->ledger->accounts->failures;
         hold->rc = ngx_http_clawd_zone_save(hold);
     }
 
@@ -319,11 +322,38 @@ ngx_http_clawd_zone_settle(ngx_http_clawd_ledger_t *ledger,
                                     f->s.offline ? f->s.actual
                                                  : f->s.actual - f->s.est,
                                     f->s.tpm);
+
+        /* it was more than was reserved: nobody waits for this one */
+
+        if (a->path && ngx_http_clawd_zone_past(acc)) {
+            a->wanted = 1;
+        }
     }
 
     ngx_shmtx_unlock(&ledger->zone->shpool->mutex);
 
     ngx_http_clawd_flight_free(a, f);
+}
+
+
+/* whether more was used of a limited window than the file tells of it */
+
+static ngx_uint_t
+ngx_http_clawd_zone_past(ngx_http_clawd_account_t *acc)
+{
+    int64_t                   *limits;
+    ngx_http_clawd_usage_t    *u;
+    ngx_http_clawd_ceiling_t  *ceiling;
+
+    u = &acc->usage;
+    limits = acc->terms.limits;
+    ceiling = &acc->ceiling;
+
+    return (limits[NGX_HTTP_CLAWD_LIMIT_DAY] >= 0 && u->day == ceiling->day
+            && u->day_tokens > ceiling->day_tokens)
+           || (limits[NGX_HTTP_CLAWD_LIMIT_MONTH] >= 0
+               && u->month == ceiling->month
+               && u->month_tokens > ceiling->month_tokens);
 }
 
 
@@ -377,11 +407,18 @@ ngx_http_clawd_zone_save(ngx_http_clawd_hold_t *hold)
     }
 
     if (ngx_http_clawd_save_busy(a)) {
+        hold->idle = ngx_current_msec;
         return NGX_AGAIN;
     }
 
+    /* of two the second has begun when it was asked for already */
+
+    if (a->failures - hold->failures >= 2) {
+        return NGX_ERROR;
+    }
+
     if (ngx_process == NGX_PROCESS_WORKER
-        && ngx_current_msec - hold->asked < NGX_HTTP_CLAWD_SAVE_TAKEN)
+        && ngx_current_msec - hold->idle < NGX_HTTP_CLAWD_SAVE_TAKEN)
     {
         a->wanted = 1;
         return NGX_AGAIN;

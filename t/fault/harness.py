@@ -466,8 +466,9 @@ class Gateway:
         return next((pid for pid, title in self.children()
                      if "cache manager" in title), None)
 
-    def children(self):
-        path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}")
+    def children(self, pid=None):
+        pid = pid or self.process.pid
+        path = Path(f"/proc/{pid}/task/{pid}")
         found = []
         try:
             children = (path / "children").read_text().split()

@@ -13,11 +13,13 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 from harness import (Folder, Gateway, Report, Stream, Upstream, noon_zone,
                      wait_for)
 
-# rename() waits while there is a file GATE; the clock is CLOCK seconds off.
+# rename() waits while there is a file GATE, and notes in SAVERS whose it is; the
+# clock is CLOCK seconds off.
 
 SHIM = r"""
 #define _GNU_SOURCE
@@ -34,12 +36,27 @@ rename(const char *from, const char *to)
 {
     static int (*next)(const char *, const char *);
 
+    int  fd;
+
     if (next == NULL) {
         *(void **) &next = dlsym(RTLD_NEXT, "rename");
     }
 
-    while (strstr(to, "state") && access(getenv("GATE"), F_OK) == 0) {
+    if (strstr(to, "state") == NULL) {
+        return next(from, to);
+    }
+
+    while (access(getenv("GATE"), F_OK) == 0) {
         usleep(1000);
+    }
+
+    /* who has written it */
+
+    fd = open(getenv("SAVERS"), O_WRONLY|O_CREAT|O_APPEND|O_CLOEXEC, 0666);
+
+    if (fd != -1) {
+        dprintf(fd, "%d\n", (int) getpid());
+        close(fd);
     }
 
     return next(from, to);
@@ -83,6 +100,7 @@ class Scene:
         self.dir = Folder("state").path
         self.gate = self.dir / "gate"
         self.clock = self.dir / "clock"
+        self.savers = self.dir / "savers"
         self.upstream = Upstream()
 
         shim = self.dir / "shim.c"
@@ -92,10 +110,11 @@ class Scene:
 
         os.environ["GATE"] = str(self.gate)
         os.environ["CLOCK"] = str(self.clock)
+        os.environ["SAVERS"] = str(self.savers)
 
         self.gateway = Gateway(self.upstream, None, 1, http=http, state=state)
         self.conf = self.gateway.dir / "nginx.conf"
-        self.edit("pid ", "env GATE;\nenv CLOCK;\npid ")
+        self.edit("pid ", "env GATE;\nenv CLOCK;\nenv SAVERS;\npid ")
         self.edit("clawd:4m", f"clawd:{size}")
 
         if not on:
@@ -106,10 +125,10 @@ class Scene:
         assert old in text, old
         self.conf.write_text(text.replace(old, new, 1))
 
-    def start(self):
+    def start(self, wait=True):
         os.environ["LD_PRELOAD"] = str(self.dir / "shim.so")
         try:
-            self.gateway.start()
+            self.gateway.start(wait)
         finally:
             del os.environ["LD_PRELOAD"]
         return self
@@ -319,8 +338,10 @@ def fails(report):
     scene = Scene(report, plans(tokens_per_day=10000)).start()
     tmp = scene.gateway.state.with_name(scene.gateway.state.name + ".tmp")
     tmp.mkdir()
+    began = time.monotonic()
     boxes = [scene.later("alice") for _ in range(20)]
     wait_for("the refusals", lambda: all(boxes), 20)
+    report.check("nobody waits for it", time.monotonic() - began < 3)
     report.check("nothing is admitted", all(box == [503] for box in boxes))
     told = scene.gateway.error_log().count("can't be saved")
     report.check("which is told", 1 <= told <= 10, f"{told} lines")
@@ -374,6 +395,106 @@ def manager(report):
     scene.close()
 
 
+def slow(report):
+    """A disk takes its time: the workers leave it to the manager all the same."""
+
+    scene = Scene(report, plans(tokens_per_day=100000, tz=noon_zone())).start()
+    scene.gate.touch()
+    boxes = [scene.later("alice")]
+    scene.writing()
+    boxes.append(scene.later("bob"))
+    time.sleep(0.5)               # longer than a manager is waited for
+    scene.gate.unlink()
+    wait_for("the requests", lambda: all(boxes))
+    report.equal("both are served", boxes, [[200], [200]])
+    report.equal("by the manager alone", set(scene.savers.read_text().split()),
+                 {str(scene.gateway.manager())})
+    scene.close()
+
+
+def past(report):
+    """More than was reserved goes to the file without another request."""
+
+    scene = Scene(report, plans(tokens_per_day=100000, tz=noon_zone())).start()
+    scene.chat("alice", 20, "fast tokens=10,30000")
+    wait_for("the settlement", lambda: scene.used("alice") == 30010)
+    report.soon("the file tells of it", lambda: scene.kept("alice") >= 30010)
+    scene.close()
+
+
+def resized(report):
+    """A reload brings a larger zone: the old one must not write its file."""
+
+    scene = Scene(report, plans(tokens_per_day=100000, tz=noon_zone())).start()
+    few = "fast tokens=10,10"
+    report.equal("a request", scene.chat("bob", 20, few).status, 200)
+    late = Stream(scene.gateway, "token-of-bob", "bob", few, slow=True,
+                  max_tokens=90000)
+    wait_for("one that is read, and the scrape", lambda: scene.gateway.metric(
+        "clawdbot_nginx_connections", state="writing") == 2)
+    scene.edit("clawd:4m", "clawd:8m")
+    scene.reload()
+    report.equal("one of the new zone",
+                 scene.chat("alice", 60000, few).status, 200)
+    late.finish()
+    report.equal("what the old one can't vouch for is refused", late.status(),
+                 503)
+    late.close()
+    report.check("the new one's counts are kept", scene.kept("alice") >= 60000)
+    scene.close()
+
+
+def upgrade(report):
+    """After USR2 the file is the new NGINX's, whatever the old one knows."""
+
+    scene = Scene(report, plans(tokens_per_day=100000, tz=noon_zone()))
+    scene.edit("daemon off", "daemon on")     # else USR2 does nothing
+    gateway, masters = scene.gateway, []
+
+    def master():
+        file = gateway.dir / "nginx.pid"
+        pid = int(file.read_text().strip() or 0) if file.exists() else 0
+        return pid if pid and pid not in masters else 0
+
+    def workers():
+        return [pid for pid, title in gateway.children(masters[-1])
+                if "worker" in title]
+
+    try:
+        scene.start(wait=False)
+        masters.append(wait_for("a master", master))
+        old = wait_for("its worker", workers)[0]
+        few = "fast tokens=10,10"
+        report.equal("a request", scene.chat("alice", 20, few).status, 200)
+
+        os.kill(masters[0], signal.SIGUSR2)
+        masters.append(wait_for("another master", master))
+        wait_for("its worker", workers)
+        os.kill(old, signal.SIGSTOP)
+        report.equal("one of the new", scene.chat("alice", 60000, few).status,
+                     200)
+        os.kill(old, signal.SIGCONT)
+        os.kill(masters[0], signal.SIGQUIT)
+        wait_for("the old one's end", lambda: not alive(masters[0]))
+        report.check("its counts are kept", scene.kept("alice") >= 60000)
+    finally:
+        for pid in masters:
+            for child, _ in gateway.children(pid):
+                os.kill(child, signal.SIGKILL)
+            if alive(pid):
+                os.kill(pid, signal.SIGKILL)
+    scene.close()
+
+
+def alive(pid):
+    """Not even as a zombie, whose parent may be no good one."""
+
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except OSError:
+        return False
+
+
 def reloaded(report):
     """The manager of the new configuration writes for the old workers."""
 
@@ -388,7 +509,8 @@ def reloaded(report):
 
 
 PARTS = {part.__name__: part for part in (asked, lowered, west, back, damaged,
-                                          added, fails, manager, reloaded)}
+                                          added, fails, manager, slow, past,
+                                          resized, upgrade, reloaded)}
 
 
 def main():
