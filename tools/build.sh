@@ -3,6 +3,7 @@
 # Builds the module in one of several ways, into build/KIND:
 #
 #     tools/build.sh dynamic    ngx_http_clawd_module.so for the packaged NGINX
+#     tools/build.sh profile    the same, its functions not merged over files
 #     tools/build.sh clang      the same, compiled by clang
 #     tools/build.sh static     an NGINX of this release with the module in it
 #     tools/build.sh asan       the same under AddressSanitizer and UBSAN
@@ -16,7 +17,7 @@
 
 set -euo pipefail
 
-kind=${1:?usage: tools/build.sh dynamic|clang|static|asan|1.26|module}
+kind=${1:?usage: tools/build.sh dynamic|profile|clang|static|asan|1.26|module}
 root=$(cd "$(dirname "$0")/.." && pwd)
 out=$root/build/$kind
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/clawd
@@ -85,11 +86,14 @@ compile()
 }
 
 
-# The tree of nginx-dev: headers and build scripts of the packaged NGINX.
+# The tree of nginx-dev: headers and build scripts of the packaged NGINX.  The
+# first argument is for the compiler, the others are for configure.
 
 build_packaged()
 {
-    local source=/usr/share/nginx/src
+    local source=/usr/share/nginx/src opt=$1
+
+    shift
 
     [ -f $source/conf_flags ] || fail "nginx-dev is missing: run make deps."
 
@@ -97,7 +101,7 @@ build_packaged()
     . $source/conf_flags
 
     configure $source "${NGX_CONF_FLAGS[@]}" "$@" \
-        --with-cc-opt="$hardened $strict" \
+        --with-cc-opt="$opt $strict" \
         --with-ld-opt="-Wl,-z,relro -Wl,-z,now" \
         --add-dynamic-module="$root"
 
@@ -202,8 +206,9 @@ packaged=$(command -v nginx || true)
 [ -n "$packaged" ] || packaged=/usr/sbin/nginx
 
 case $kind in
-    dynamic) build_packaged ;;
-    clang)   build_packaged --with-cc=clang ;;
+    dynamic) build_packaged "$hardened -flto=auto" ;;
+    profile) build_packaged "$hardened" ;;
+    clang)   build_packaged "$hardened" --with-cc=clang ;;
     static)  build_from_source --with-cc-opt="$hardened" ;;
     asan)    build_asan ;;
     1.26)    build_126 ;;
