@@ -422,7 +422,8 @@ class Gateway:
                    LSAN_OPTIONS=f"suppressions={ROOT}/t/lib/lsan.supp:"
                                 "print_suppressions=0")
         with open(self.dir / "stderr", "ab") as stderr:
-            self.process = begin(BINARY or PACKAGED, "-p", self.dir, "-c",
+            self.process = begin(BINARY or PACKAGED, "-p", self.dir, "-e",
+                                 self.dir / "error.log", "-c",
                                  self.dir / "nginx.conf", env=env,
                                  stderr=stderr)
         if wait:
