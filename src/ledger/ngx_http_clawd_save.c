@@ -29,7 +29,6 @@ typedef struct {
     const char                   *what;       /* failed */
     ngx_err_t                     err;
     ngx_http_clawd_zone_t        *zone;
-    ngx_log_t                    *log;
 } ngx_http_clawd_save_t;
 
 
@@ -260,7 +259,6 @@ ngx_http_clawd_save_make(ngx_http_clawd_zone_t *zone,
     }
 
     save->zone = zone;
-    save->log = log;
     save->path = &conf->state;
     save->name = ngx_http_clawd_save_name(conf);
 

@@ -135,6 +135,8 @@ ngx_http_clawd_zone_admit(ngx_http_clawd_hold_t *hold)
 
             acc->usage = u;
             acc->live++;
+            acc->asking = 0;
+            acc->waited = 0;
             ngx_memory_barrier();
             f->account = acc - a->accounts;
             ngx_memory_barrier();
