@@ -18,8 +18,8 @@ from pathlib import Path
 from harness import (Folder, Gateway, Report, Stream, Upstream, noon_zone,
                      wait_for)
 
-# rename() waits while there is a file GATE, and notes in SAVERS whose it is; the
-# clock is CLOCK seconds off.
+# rename() waits while there is a file GATE, and notes in SAVERS whose it is;
+# the clock is CLOCK seconds off.
 
 SHIM = r"""
 #define _GNU_SOURCE
@@ -396,7 +396,8 @@ def manager(report):
 
 
 def slow(report):
-    """A disk takes its time: the workers leave it to the manager all the same."""
+    """A disk takes its time: the workers leave it to the manager all the same.
+    """
 
     scene = Scene(report, plans(tokens_per_day=100000, tz=noon_zone())).start()
     few = "fast tokens=10,10"
